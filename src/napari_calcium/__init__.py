@@ -1,0 +1,1 @@
+"""Calcium imaging analysis in napari: lazy, larger than memory, and the same headless."""

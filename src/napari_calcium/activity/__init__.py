@@ -1,0 +1,1 @@
+"""Activity: from fluorescence to dF/F."""

@@ -1,0 +1,164 @@
+"""What source extraction finds and what evaluation says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+__all__ = ["Background", "Components", "Quality"]
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Background:
+    """Neuropil and everything else that is not a cell, as a few components.
+
+    Parameters
+    ----------
+    footprints : scipy.sparse.csc_array (pixel, n)
+        Non-negative weights, pixel = y * width + x.
+    traces : ndarray (n, time)
+        Activity of each component, in the movie's unit.
+    """
+
+    footprints: sp.csc_array
+    traces: Floats
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "footprints", _columns(self.footprints))
+        object.__setattr__(self, "traces", _rows("background traces", self.traces))
+        if self.footprints.shape[1] != len(self.traces):
+            raise ValueError(
+                f"{self.footprints.shape[1]} background footprints but {len(self.traces)} traces"
+            )
+
+
+@dataclass(frozen=True)
+class Components:
+    """Cells: where each is and what it does.
+
+    The movie is modelled as ``footprints @ traces + background.footprints @ background.traces``.
+
+    Parameters
+    ----------
+    footprints : scipy.sparse.csc_array (pixel, cell)
+        Non-negative weights of unit Euclidean norm, pixel = y * width + x.
+    shape : tuple of int
+        Field of view, (y, x), in pixels.
+    traces : ndarray (cell, time)
+        Denoised fluorescence with its baseline (CaImAn: ``C``), in the movie's unit times pixels.
+    residuals : ndarray (cell, time)
+        What the denoising took away (CaImAn: ``YrA``); ``traces + residuals`` is the raw trace.
+    deconvolved : ndarray (cell, time)
+        Non-negative activity; the trace is its convolution with the calcium response (CaImAn:
+        ``S``).
+    background : Background
+        Everything that is not a cell.
+    cell_id : ndarray of int64 (cell,)
+        Identity of each cell; stays with the cell when others are removed.
+
+    Raises
+    ------
+    ValueError
+        If the parts do not have the same cells, frames or pixels.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse as sp
+    >>> empty = np.zeros((0, 5), np.float32)
+    >>> none = sp.csc_array((6, 0), dtype=np.float32)
+    >>> Components(none, (2, 3), empty, empty, empty, Background(none, empty), np.arange(0)).n_cells
+    0
+    """
+
+    footprints: sp.csc_array
+    shape: tuple[int, int]
+    traces: Floats
+    residuals: Floats
+    deconvolved: Floats
+    background: Background
+    cell_id: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "footprints", _columns(self.footprints))
+        object.__setattr__(self, "shape", (int(self.shape[0]), int(self.shape[1])))
+        for name in ("traces", "residuals", "deconvolved"):
+            object.__setattr__(self, name, _rows(name, getattr(self, name)))
+        object.__setattr__(self, "cell_id", np.ascontiguousarray(self.cell_id, dtype=np.int64))
+        self._check()
+
+    def _check(self) -> None:
+        pixels, cells = self.footprints.shape
+        if pixels != self.shape[0] * self.shape[1]:
+            raise ValueError(f"footprints have {pixels} pixels but the field is {self.shape}")
+        if self.background.footprints.shape[0] != pixels:
+            raise ValueError("the background is of another field than the footprints")
+        if not self.traces.shape == self.residuals.shape == self.deconvolved.shape:
+            raise ValueError("traces, residuals and deconvolved differ in shape")
+        if len(self.traces) != cells or self.cell_id.shape != (cells,):
+            raise ValueError(
+                f"{cells} footprints, {len(self.traces)} traces, {self.cell_id.size} identities"
+            )
+        if len(np.unique(self.cell_id)) != cells:
+            raise ValueError("two cells have the same identity")
+        if self.background.traces.shape[1] != self.traces.shape[1]:
+            raise ValueError("the background has other frames than the traces")
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return self.footprints.shape[1]
+
+    def footprint(self, index: int) -> Floats:
+        """Return one footprint as an image (y, x)."""
+        image = np.zeros(self.shape[0] * self.shape[1], np.float32)
+        start, stop = self.footprints.indptr[index : index + 2]
+        image[self.footprints.indices[start:stop]] = self.footprints.data[start:stop]
+        return image.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Scores of each cell and the decision made from them.
+
+    Parameters
+    ----------
+    snr : ndarray (cell,)
+        Exceptionality of the largest transient, in standard deviations.
+    spatial_correlation : ndarray (cell,)
+        Correlation of the footprint with the movie's mean at the cell's transients, -1 to 1.
+    cnn_probability : ndarray (cell,)
+        Probability of being a cell by the classifier; NaN where it was not asked.
+    accepted : ndarray of bool (cell,)
+        The decision.
+    """
+
+    snr: Floats
+    spatial_correlation: Floats
+    cnn_probability: Floats
+    accepted: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        for name in ("snr", "spatial_correlation", "cnn_probability"):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
+        object.__setattr__(self, "accepted", np.ascontiguousarray(self.accepted, bool))
+        shapes = {np.shape(part) for part in vars(self).values()}
+        if len(shapes) != 1 or self.snr.ndim != 1:
+            raise ValueError(f"scores of different shapes: {sorted(shapes)}")
+
+
+def _columns(matrix: sp.csc_array) -> sp.csc_array:
+    columns = sp.csc_array(matrix, dtype=np.float32)
+    columns.sort_indices()
+    return columns
+
+
+def _rows(name: str, array: Floats) -> Floats:
+    rows = np.ascontiguousarray(array, dtype=np.float32)
+    if rows.ndim != 2:
+        raise ValueError(f"{name} have {rows.ndim} axes; they are (cell, time)")
+    return rows

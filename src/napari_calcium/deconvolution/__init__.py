@@ -1,0 +1,1 @@
+"""Deconvolution: from a fluorescence trace to the activity that made it."""

@@ -1,0 +1,20 @@
+"""The one kind of error that is meant to be read by the person at the screen."""
+
+from __future__ import annotations
+
+__all__ = ["InputError"]
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is one sentence with the remedy.
+
+    The command line prints it to stderr and exits with status 2; the window shows it as a
+    notification. Every other exception is a bug and keeps its traceback.
+
+    Examples
+    --------
+    >>> raise InputError("frame_rate is 0 Hz; give the frames recorded per second")
+    Traceback (most recent call last):
+    ...
+    napari_calcium.errors.InputError: frame_rate is 0 Hz; give the frames recorded per second
+    """

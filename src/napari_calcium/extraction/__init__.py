@@ -1,0 +1,1 @@
+"""Source extraction: from a registered movie to footprints and traces."""

@@ -1,0 +1,1 @@
+"""Motion: where each frame lies, and the movie put right."""

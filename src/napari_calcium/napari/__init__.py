@@ -1,0 +1,1 @@
+"""Dock widgets, readers and sample data for napari."""

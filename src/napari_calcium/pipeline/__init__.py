@@ -1,0 +1,1 @@
+"""The stages, the recipe and the run: the only place that computes."""
