@@ -20,9 +20,10 @@ class Background:
     Parameters
     ----------
     footprints : scipy.sparse.csc_array (pixel, n)
-        Non-negative weights, pixel = y * width + x.
+        Weights, pixel = y * width + x; the first is the static image in the movie's unit (its trace
+        is 1), the others are neuropil, not negative.
     traces : ndarray (n, time)
-        Activity of each component, in the movie's unit.
+        Activity of each component.
     """
 
     footprints: sp.csc_array
@@ -50,7 +51,8 @@ class Components:
     shape : tuple of int
         Field of view, (y, x), in pixels.
     traces : ndarray (cell, time)
-        Denoised fluorescence with its baseline (CaImAn: ``C``), in the movie's unit times pixels.
+        Denoised fluorescence above rest (CaImAn: ``C``), in the movie's unit times pixels; the
+        resting fluorescence is part of the background's static image.
     residuals : ndarray (cell, time)
         What the denoising took away (CaImAn: ``YrA``); ``traces + residuals`` is the raw trace.
     deconvolved : ndarray (cell, time)

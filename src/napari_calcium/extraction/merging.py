@@ -1,0 +1,76 @@
+"""Merging: components that are parts of one cell become one."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+
+from napari_calcium.footprints import cosines
+
+__all__ = ["merge_groups", "merged"]
+
+MIN_OVERLAP = 0.1  # cosine of two footprints
+
+
+def merge_groups(
+    footprints: sp.csc_array, traces: NDArray[np.float32], correlation: float
+) -> NDArray[np.int64]:
+    """Say which components are one: footprints overlap and traces correlate.
+
+    Parameters
+    ----------
+    footprints : scipy.sparse.csc_array (pixel, cell)
+    traces : ndarray (cell, time)
+    correlation : float
+        Smallest correlation of the traces; above 1 nothing is merged.
+
+    Returns
+    -------
+    ndarray (cell,) of int
+        Number of the group of each component, groups numbered in order of appearance.
+
+    Examples
+    --------
+    >>> footprints = sp.csc_array(np.array([[1.0, 0.9, 0.0], [1.0, 1.0, 1.0]]))
+    >>> traces = np.array([[0, 1, 0, 2.0], [0, 1, 0, 2.1], [3, 0, 1, 0]], np.float32)
+    >>> merge_groups(footprints, traces, 0.8)
+    array([0, 0, 1])
+    """
+    count = footprints.shape[1]
+    if count == 0:
+        return np.zeros(0, np.int64)
+    overlap = sp.coo_array(sp.triu(cosines(footprints), k=1))
+    first, second = overlap.coords
+    centred = traces - traces.mean(axis=1, keepdims=True)
+    norms = np.maximum(np.linalg.norm(centred, axis=1), 1e-12)
+    correlations = np.einsum("et,et->e", centred[first], centred[second])
+    correlations /= norms[first] * norms[second]
+    same = (overlap.data > MIN_OVERLAP) & (correlations > correlation)
+    graph = sp.coo_array((np.ones(same.sum()), (first[same], second[same])), (count, count))
+    groups = connected_components(graph, directed=False)[1]
+    _, start, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(start))[inverse].astype(np.int64)
+
+
+def merged(
+    footprints: sp.csc_array, traces: NDArray[np.float32], groups: NDArray[np.int64]
+) -> tuple[sp.csc_array, NDArray[np.float32]]:
+    """Replace each group by one component: the rank-one fit of the sum of its parts."""
+    if len(groups) == 0:
+        return footprints, traces
+    kept, joined = [], []
+    for group in range(int(groups.max()) + 1):
+        members = np.flatnonzero(groups == group)
+        footprint, trace = footprints[:, members], traces[members]
+        if len(members) > 1:
+            weights = np.linalg.norm(trace, axis=1) + 1e-12
+            for _ in range(5):  # rank one of footprint @ trace, by alternating projections
+                mean = weights @ trace / (weights @ weights)
+                weights = np.maximum(trace @ mean / max(float(mean @ mean), 1e-12), 0) + 1e-12
+            footprint = sp.csc_array(footprint @ weights[:, None])
+            trace = mean[None]
+        kept.append(sp.csc_array(footprint))
+        joined.append(trace)
+    return sp.csc_array(sp.hstack(kept, format="csc")), np.concatenate(joined).astype(np.float32)

@@ -1,0 +1,86 @@
+"""Footprints: sparse images of cells, one column each, pixel = y * width + x."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy import ndimage
+
+__all__ = ["connected_footprints", "cosines", "cropped", "dilated_support", "unit"]
+
+
+def unit(footprints: sp.csc_array) -> sp.csc_array:
+    """Scale every footprint to unit norm."""
+    norms = np.sqrt(np.asarray(footprints.multiply(footprints).sum(axis=0)))
+    return sp.csc_array(footprints @ sp.diags_array(1 / np.maximum(norms, 1e-12)))
+
+
+def cosines(footprints: sp.csc_array) -> sp.csc_array:
+    """Return the cosine of every pair of footprints, sparse (cell, cell)."""
+    norms = np.sqrt(footprints.multiply(footprints).sum(axis=0))
+    unit = footprints @ sp.diags_array(1 / np.maximum(norms, 1e-12))
+    return sp.csc_array(unit.T @ unit)
+
+
+def dilated_support(footprints: sp.csc_array, shape: tuple[int, int], radius: int) -> sp.csc_array:
+    """Return footprints of ones where a cell may reach: its footprint dilated by a disc."""
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    disc = y * y + x * x <= radius * radius
+    columns = []
+    for index in range(footprints.shape[1]):
+        box, image = cropped(footprints, shape, index, radius)
+        grown = ndimage.binary_dilation(image > 0, disc)
+        columns.append(_column(grown.astype(np.float32), box, shape))
+    return _stacked(columns, shape)
+
+
+def connected_footprints(
+    footprints: sp.csc_array, shape: tuple[int, int], edge: float
+) -> sp.csc_array:
+    """Keep of each footprint the largest connected part above `edge` times its maximum."""
+    columns = []
+    for index in range(footprints.shape[1]):
+        box, image = cropped(footprints, shape, index, 0)
+        if image.size and image.max() > 0:
+            smooth = ndimage.median_filter(image, 3, mode="nearest")
+            kept = smooth > edge * smooth.max() if smooth.max() > 0 else image > 0
+            labels, count = ndimage.label(kept)
+            weight = ndimage.sum_labels(image, labels, np.arange(1, count + 1))
+            image = np.where(labels == 1 + int(np.argmax(weight)), image, 0).astype(np.float32)
+        columns.append(_column(image, box, shape))
+    return _stacked(columns, shape)
+
+
+def cropped(
+    footprints: sp.csc_array, shape: tuple[int, int], index: int, margin: int
+) -> tuple[tuple[slice, slice], NDArray[np.float32]]:
+    """Return the box around one footprint, grown by a margin, and the footprint in it."""
+    start, stop = footprints.indptr[index : index + 2]
+    entries = footprints.data[start:stop] > 0
+    y, x = np.divmod(footprints.indices[start:stop][entries], shape[1])
+    if not len(y):
+        return (slice(0, 0), slice(0, 0)), np.zeros((0, 0), np.float32)
+    box = (
+        slice(max(int(y.min()) - margin, 0), min(int(y.max()) + margin + 1, shape[0])),
+        slice(max(int(x.min()) - margin, 0), min(int(x.max()) + margin + 1, shape[1])),
+    )
+    image = np.zeros((box[0].stop - box[0].start, box[1].stop - box[1].start), np.float32)
+    image[y - box[0].start, x - box[1].start] = footprints.data[start:stop][entries]
+    return box, image
+
+
+def _column(
+    image: NDArray[np.float32], box: tuple[slice, slice], shape: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    y, x = np.nonzero(image)
+    return (y + box[0].start) * shape[1] + x + box[1].start, image[y, x]
+
+
+def _stacked(
+    columns: list[tuple[NDArray[np.int64], NDArray[np.float32]]], shape: tuple[int, int]
+) -> sp.csc_array:
+    indptr = np.cumsum([0, *(len(indices) for indices, _ in columns)])
+    indices = np.concatenate([np.zeros(0, np.int64), *(indices for indices, _ in columns)])
+    data = np.concatenate([np.zeros(0, np.float32), *(data for _, data in columns)])
+    return sp.csc_array((data, indices, indptr), shape=(shape[0] * shape[1], len(columns)))

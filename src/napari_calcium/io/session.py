@@ -1,0 +1,423 @@
+"""The session on disk: one Zarr group that holds a recording and everything found in it.
+
+Each stage owns one group. A group is written beside the session and moved into it in one step when
+it is whole, so a reader never sees half of one, whenever the writer is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import dask.array as da
+import numpy as np
+import scipy.sparse as sp
+import zarr
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+
+from napari_calcium.components import Background, Components, Quality
+from napari_calcium.errors import InputError
+from napari_calcium.movie import Movie
+
+__all__ = [
+    "FORMAT_VERSION",
+    "VARIABLES",
+    "Session",
+    "StageRecord",
+    "StageWriter",
+    "Variable",
+    "components_attrs",
+    "components_to_arrays",
+    "frames_layout",
+    "stage_digest",
+]
+
+FORMAT = "napari-calcium session"
+FORMAT_VERSION = 1
+CHUNK = 128
+SHARD_BYTES = 128 * 2**20
+PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """What one array of a session is: its axes, its unit and its meaning."""
+
+    axes: tuple[str, ...]
+    units: str
+    comment: str
+
+
+VARIABLES: Mapping[str, Variable] = {
+    "movie/frames": Variable(("time", "y", "x"), "counts", "the recording as it was stored"),
+    "motion_correction/shifts_rigid": Variable(
+        ("time", "axis"), "px", "(y, x), added to a frame's content position to undo the motion"
+    ),
+    "motion_correction/template": Variable(("y", "x"), "counts", "what frames were aligned to"),
+    "motion_correction/frames": Variable(("time", "y", "x"), "counts", "the movie put right"),
+    "summary_images/mean": Variable(("y", "x"), "counts", "mean over time"),
+    "summary_images/max": Variable(("y", "x"), "counts", "largest value over time"),
+    "summary_images/std": Variable(("y", "x"), "counts", "standard deviation over time"),
+    "summary_images/correlation": Variable(
+        ("y", "x"), "1", "mean temporal correlation of a pixel with its 8 neighbours"
+    ),
+    "source_extraction/footprints/data": Variable(("entry",), "1", "weights, unit norm (CSC)"),
+    "source_extraction/footprints/indices": Variable(("entry",), "1", "pixel = y * width + x"),
+    "source_extraction/footprints/indptr": Variable(("cell",), "1", "first entry of each cell"),
+    "source_extraction/traces": Variable(
+        ("cell", "time"), "counts", "denoised fluorescence above rest"
+    ),
+    "source_extraction/residuals": Variable(("cell", "time"), "counts", "raw minus denoised trace"),
+    "source_extraction/deconvolved": Variable(("cell", "time"), "counts", "activity"),
+    "source_extraction/background/footprints/data": Variable(("entry",), "1", "weights (CSC)"),
+    "source_extraction/background/footprints/indices": Variable(
+        ("entry",), "1", "pixel = y * width + x"
+    ),
+    "source_extraction/background/footprints/indptr": Variable(
+        ("component",), "1", "first entry of each component"
+    ),
+    "source_extraction/background/traces": Variable(
+        ("component", "time"), "counts", "activity of the background"
+    ),
+    "source_extraction/cell_id": Variable(("cell",), "1", "identity of each cell"),
+    "component_evaluation/snr": Variable(("cell",), "1", "exceptionality of the best transient"),
+    "component_evaluation/spatial_correlation": Variable(
+        ("cell",), "1", "footprint against the movie at the cell's transients"
+    ),
+    "component_evaluation/cnn_probability": Variable(
+        ("cell",), "1", "classifier; NaN where it was not asked"
+    ),
+    "component_evaluation/accepted": Variable(("cell",), "1", "the decision"),
+    "dff/traces": Variable(("cell", "time"), "1", "dF/F as a fraction"),
+    "dff/baseline": Variable(("cell", "time"), "counts", "F0, the denominator of dF/F"),
+    "dff/floored": Variable(("cell",), "1", "whether F0 was raised to a multiple of the noise"),
+}
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """How a stage's results came to be, as its group's attributes say."""
+
+    stage: str
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    digest: str
+    versions: Mapping[str, str]
+
+
+class Session:
+    """A recording and its results on disk.
+
+    Parameters
+    ----------
+    path : Path
+        The session's folder, by convention named ``*.zarr``.
+
+    Raises
+    ------
+    InputError
+        If `path` holds no session, or one of a newer format.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.is_session(self.path):
+            raise InputError(f"{self.path} is not a napari-calcium session; import a recording")
+        version = int(self.attrs.get("format_version", 0))
+        if version > FORMAT_VERSION:
+            raise InputError(
+                f"{self.path} has session format {version} but this program reads up to "
+                f"{FORMAT_VERSION}; update napari-calcium"
+            )
+
+    @staticmethod
+    def is_session(path: str | Path) -> bool:
+        """Whether a folder is a session, by its root attributes."""
+        metadata = Path(path) / "zarr.json"
+        if not metadata.is_file():
+            return False
+        try:
+            attributes = json.loads(metadata.read_text(encoding="utf-8")).get("attributes", {})
+        except (OSError, ValueError):
+            return False
+        return bool(attributes.get("format") == FORMAT)
+
+    @classmethod
+    def create(cls, path: str | Path, attrs: Mapping[str, Any]) -> Self:
+        """Make an empty session.
+
+        Raises
+        ------
+        InputError
+            If something is at `path` already, or it cannot be written.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} exists and is not a session; give another path")
+        root = {"format": FORMAT, "format_version": FORMAT_VERSION, **attrs}
+        try:
+            zarr.create_group(path, attributes=root)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written ({error.strerror}); give another path"
+            ) from error
+        return cls(path)
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The session's own attributes."""
+        return dict(zarr.open_group(self.path, mode="r").attrs)
+
+    def update_attrs(self, attrs: Mapping[str, Any]) -> None:
+        """Replace some of the session's own attributes."""
+        zarr.open_group(self.path, mode="r+").attrs.update(attrs)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second, Hz."""
+        return float(self.attrs["frame_rate"])
+
+    @property
+    def pixel_size(self) -> float:
+        """Length of a pixel's side, um; 0 where unknown."""
+        return float(self.attrs["pixel_size"])
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other run out; ends by itself with the process."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"another run is at work in {self.path}; wait until it ends") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def record(self, group: str) -> StageRecord | None:
+        """Return how a finished stage came to be, or None where it is not finished."""
+        try:
+            attrs = self.group_attrs(group)
+        except FileNotFoundError:
+            return None
+        if not attrs.get("complete"):
+            return None
+        keys = ("stage", "parameters", "inputs", "digest", "versions")
+        return StageRecord(**{key: attrs[key] for key in keys})
+
+    def group_attrs(self, group: str) -> dict[str, Any]:
+        """Return the attributes of a stage's group."""
+        return dict(zarr.open_group(self.path, path=group, mode="r").attrs)
+
+    def __contains__(self, name: str) -> bool:
+        return (self.path / name / "zarr.json").is_file()
+
+    def array(self, name: str) -> zarr.Array[Any]:
+        """Return one array for reading.
+
+        Raises
+        ------
+        InputError
+            If the stage that makes it has not run.
+        """
+        if name not in self:
+            raise InputError(f"{self.path} has no {name}; run {name.split('/')[0]} first")
+        return zarr.open_array(self.path, path=name, mode="r")
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return one array in memory."""
+        return np.asarray(self.array(name)[...])
+
+    def movie(self, name: str = "movie/frames") -> Movie:
+        """Return a movie of the session, lazily."""
+        array = self.array(name)
+        chunks = ((array.shards or array.chunks)[0], *array.shape[1:])
+        token = f"{name}-{hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]}"
+        record = self.record(name.split("/")[0])
+        suffix = record.digest[:16] if record else "unfinished"
+        frames = da.from_array(array, chunks=chunks, name=f"{token}-{suffix}")
+        return Movie(frames, self.frame_rate, self.pixel_size)
+
+    def components(self) -> Components:
+        """Return the cells that source extraction found."""
+        group = "source_extraction"
+        return Components(
+            footprints=self._footprints(f"{group}/footprints"),
+            shape=tuple(self.group_attrs(group)["field"]),
+            traces=self.read(f"{group}/traces"),
+            residuals=self.read(f"{group}/residuals"),
+            deconvolved=self.read(f"{group}/deconvolved"),
+            background=Background(
+                self._footprints(f"{group}/background/footprints"),
+                self.read(f"{group}/background/traces"),
+            ),
+            cell_id=self.read(f"{group}/cell_id"),
+        )
+
+    def footprints(self) -> sp.csc_array:
+        """Return the cells' footprints alone, (pixel, cell)."""
+        return self._footprints("source_extraction/footprints")
+
+    def quality(self) -> Quality:
+        """Return the scores and decisions of component evaluation."""
+        names = ("snr", "spatial_correlation", "cnn_probability", "accepted")
+        return Quality(**{name: self.read(f"component_evaluation/{name}") for name in names})
+
+    def _footprints(self, group: str) -> sp.csc_array:
+        data, indices, indptr = (self.read(f"{group}/{p}") for p in ("data", "indices", "indptr"))
+        pixels, columns = self.group_attrs(group)["shape"]
+        return sp.csc_array((data, indices, indptr), shape=(pixels, columns))
+
+    @contextlib.contextmanager
+    def writing(self, group: str) -> Iterator[StageWriter]:
+        """Write a stage's group; `StageWriter.commit` makes it part of the session.
+
+        Whatever was not committed is removed, also what a killed process left behind.
+        """
+        partial = self.path / PARTIAL
+        shutil.rmtree(partial, ignore_errors=True)
+        writer = StageWriter(self.path, group, partial / group)
+        try:
+            yield writer
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+class StageWriter:
+    """Writes one stage's group out of sight of readers; see `Session.writing`."""
+
+    def __init__(self, root: Path, group: str, path: Path) -> None:
+        self._root = root
+        self._group = group
+        self._path = path
+        zarr.create_group(path)
+
+    def create_frames(self, name: str, frames: da.Array) -> zarr.Array[Any]:
+        """Make the array that a movie's blocks are written to.
+
+        Raises
+        ------
+        ValueError
+            If the blocks do not fall together with the array's shards: writing them would corrupt.
+        """
+        chunks, shards = frames_layout(frames.shape, frames.dtype.itemsize)
+        for sizes, shard in zip(frames.chunks, shards, strict=True):
+            if any(size % shard for size in sizes[:-1]):
+                raise ValueError(f"blocks of {sizes} are not aligned with shards of {shard}")
+        return self._create(name, frames.shape, frames.dtype, chunks, shards)
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        """Write one small array whole."""
+        values = np.asarray(values)
+        chunks = tuple(max(1, size) for size in values.shape)
+        if values.ndim == 2 and values.nbytes > 2**22:
+            chunks = (min(64, chunks[0]), min(2**15, chunks[1]))
+        self._create(name, values.shape, values.dtype, chunks, None)[...] = values
+
+    def attrs(self, group: str, attrs: Mapping[str, Any]) -> None:
+        """Set attributes of the stage's group, or of a group within it."""
+        path = self._path / group if group else self._path
+        zarr.open_group(path, mode="r+").attrs.update(attrs)
+
+    def commit(self, record: StageRecord) -> None:
+        """Make the group part of the session, replacing an earlier one, in one step."""
+        self.attrs("", {**vars(record), "complete": True})
+        final, old = self._root / self._group, self._path.with_name(f"old-{self._group}")
+        if final.exists():
+            os.replace(final, old)
+        os.replace(self._path, final)
+
+    def _create(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        chunks: tuple[int, ...],
+        shards: tuple[int, ...] | None,
+    ) -> zarr.Array[Any]:
+        variable = VARIABLES[f"{self._group}/{name}"]
+        if len(variable.axes) != len(shape):
+            raise ValueError(f"{name} has the axes {variable.axes} but the shape {shape}")
+        return zarr.open_group(self._path, mode="r+").create_array(
+            name,
+            shape=shape,
+            dtype=dtype,
+            chunks=chunks,
+            shards=shards,
+            compressors=BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
+            dimension_names=variable.axes,
+            attributes={
+                "axes": list(variable.axes),
+                "units": variable.units,
+                "comment": variable.comment,
+            },
+        )
+
+
+def frames_layout(
+    shape: tuple[int, ...], itemsize: int
+) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Return the chunks and shards of a movie (time, y, x) on disk.
+
+    A shard is a run of whole frames, what one task writes; its chunks are 128 px tiles, so that
+    one tile over all time and one frame are both read cheaply. A field so large that 128 frames
+    would exceed 128 MiB gets fewer frames in a chunk.
+
+    Examples
+    --------
+    >>> frames_layout((1000, 300, 37), 2)
+    ((128, 128, 37), (128, 384, 37))
+    """
+    _, height, width = shape
+    tile = (min(CHUNK, height), min(CHUNK, width))
+    field = (-(-height // tile[0]) * tile[0], -(-width // tile[1]) * tile[1])
+    frames = CHUNK
+    while frames > 1 and frames * field[0] * field[1] * itemsize > SHARD_BYTES:
+        frames //= 2
+    return (frames, *tile), (frames, *field)
+
+
+def stage_digest(stage: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Return what identifies a stage's result: its name, its parameters and its inputs' digests."""
+    parts = [stage, dict(parameters), dict(inputs)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def components_to_arrays(components: Components) -> dict[str, NDArray[Any]]:
+    """Return the arrays of the ``source_extraction`` group."""
+    return {
+        **_sparse_to_arrays("footprints", components.footprints),
+        "traces": components.traces,
+        "residuals": components.residuals,
+        "deconvolved": components.deconvolved,
+        **_sparse_to_arrays("background/footprints", components.background.footprints),
+        "background/traces": components.background.traces,
+        "cell_id": components.cell_id,
+    }
+
+
+def _sparse_to_arrays(name: str, matrix: sp.csc_array) -> dict[str, NDArray[Any]]:
+    return {
+        f"{name}/data": matrix.data,
+        f"{name}/indices": matrix.indices.astype(np.int64),
+        f"{name}/indptr": matrix.indptr.astype(np.int64),
+    }
+
+
+def components_attrs(components: Components) -> dict[str, dict[str, Any]]:
+    """Return the attributes of the ``source_extraction`` group and of the groups in it."""
+    return {
+        "": {"field": list(components.shape), "n_cells": components.n_cells},
+        "footprints": {"shape": list(components.footprints.shape)},
+        "background/footprints": {"shape": list(components.background.footprints.shape)},
+    }

@@ -1,0 +1,230 @@
+"""The table of stages: what each needs, its parameters, and how its graph is built.
+
+The dock widgets, the command line, the recipe, the session's groups and the reference page are all
+made from `STAGES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dask.array as da
+from dask.delayed import Delayed, delayed
+
+from napari_calcium.activity.dff import DffParameters, dff_components
+from napari_calcium.errors import InputError
+from napari_calcium.evaluation.evaluation import ComponentEvaluationParameters, evaluate_components
+from napari_calcium.extraction.cnmf import SourceExtractionParameters, extract_sources
+from napari_calcium.extraction.summary_images import SummaryImagesParameters, summary_images
+from napari_calcium.io.importing import ImportParameters, checked_range
+from napari_calcium.io.recording import Recording
+from napari_calcium.io.session import (
+    Session,
+    components_attrs,
+    components_to_arrays,
+    frames_layout,
+)
+from napari_calcium.motion.correction import MotionCorrectionParameters, correct
+from napari_calcium.parameters import Parameters, nearest
+
+__all__ = ["STAGES", "Inputs", "Results", "Stage", "stage_named", "stages_until"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage is built from: the session, and for the import the recording."""
+
+    session: Session
+    recording: Recording | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a stage will make, all lazy.
+
+    Parameters
+    ----------
+    movies : mapping of str to dask.array.Array (time, y, x)
+        Written block by block as they are computed.
+    arrays : Delayed of dict of str to ndarray, optional
+        Small arrays by their name in the stage's group.
+    attrs : Delayed of dict of str to dict, optional
+        Attributes by the name of the group within the stage's group, "" being that group itself.
+    """
+
+    movies: Mapping[str, da.Array] = field(default_factory=dict)
+    arrays: Delayed | None = None
+    attrs: Delayed | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the analysis.
+
+    Parameters
+    ----------
+    name : str
+        Name in the recipe and on the command line.
+    title : str
+        Name in the window.
+    needs : tuple of str
+        Stages whose results it reads.
+    parameters : type
+        Its `Parameters`.
+    build : callable (Inputs, Parameters) -> Results
+        Builds the graph, never computes.
+    group : str
+        The session's group it writes.
+    summary : str
+        What it does, in a sentence.
+    """
+
+    name: str
+    title: str
+    needs: tuple[str, ...]
+    parameters: type[Parameters]
+    build: Callable[[Inputs, Any], Results]
+    group: str
+    summary: str
+
+
+def _import(inputs: Inputs, parameters: ImportParameters) -> Results:
+    if inputs.recording is None:
+        raise InputError(f"{inputs.session.path} holds no movie yet; name the files to import")
+    frames = _whole_frames(inputs.recording.frames)
+    return Results(movies={"frames": frames}, attrs=checked_range(frames))
+
+
+def _motion_correction(inputs: Inputs, parameters: MotionCorrectionParameters) -> Results:
+    movie = inputs.session.movie()
+    chunks, _ = frames_layout(movie.frames.shape, movie.frames.dtype.itemsize)
+    corrected = correct(movie, parameters, frames_per_block=chunks[0])
+    arrays = {"shifts_rigid": corrected.shifts, "template": corrected.template}
+    return Results(movies={"frames": corrected.frames.frames}, arrays=delayed(arrays))
+
+
+def _summary_images(inputs: Inputs, parameters: SummaryImagesParameters) -> Results:
+    return Results(arrays=summary_images(_corrected(inputs), parameters))
+
+
+def _source_extraction(inputs: Inputs, parameters: SourceExtractionParameters) -> Results:
+    components = extract_sources(_corrected(inputs), parameters)
+    return Results(
+        arrays=delayed(components_to_arrays)(components),
+        attrs=delayed(components_attrs)(components),
+    )
+
+
+def _component_evaluation(inputs: Inputs, parameters: ComponentEvaluationParameters) -> Results:
+    components = delayed(_read_components)(inputs.session)
+    quality = evaluate_components(_corrected(inputs), components, parameters)
+    return Results(arrays=delayed(vars)(quality))
+
+
+def _dff(inputs: Inputs, parameters: DffParameters) -> Results:
+    components = delayed(_read_components)(inputs.session)
+    dff = dff_components(components, inputs.session.frame_rate, parameters)
+    return Results(arrays=delayed(vars)(dff))
+
+
+def _corrected(inputs: Inputs) -> Any:
+    return inputs.session.movie("motion_correction/frames")
+
+
+def _read_components(session: Session) -> Any:
+    return session.components()
+
+
+def _whole_frames(frames: da.Array) -> da.Array:
+    """Cut a movie into the blocks of whole frames that its shards on disk take."""
+    chunks, _ = frames_layout(frames.shape, frames.dtype.itemsize)
+    return frames.rechunk((chunks[0], *frames.shape[1:]))
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "import",
+        "Import",
+        (),
+        ImportParameters,
+        _import,
+        "movie",
+        "Reads the recording into the session, in the type it was recorded in.",
+    ),
+    Stage(
+        "motion_correction",
+        "Motion correction",
+        ("import",),
+        MotionCorrectionParameters,
+        _motion_correction,
+        "motion_correction",
+        "Aligns every frame with a template and writes the movie put right.",
+    ),
+    Stage(
+        "summary_images",
+        "Summary images",
+        ("motion_correction",),
+        SummaryImagesParameters,
+        _summary_images,
+        "summary_images",
+        "Mean, maximum, standard deviation and local correlation of the movie over time.",
+    ),
+    Stage(
+        "source_extraction",
+        "Source extraction",
+        ("motion_correction",),
+        SourceExtractionParameters,
+        _source_extraction,
+        "source_extraction",
+        "Finds the cells: a footprint, a trace and the activity of each, and the background.",
+    ),
+    Stage(
+        "component_evaluation",
+        "Component evaluation",
+        ("motion_correction", "source_extraction"),
+        ComponentEvaluationParameters,
+        _component_evaluation,
+        "component_evaluation",
+        "Scores every component and accepts those that are cells.",
+    ),
+    Stage(
+        "dff",
+        "dF/F",
+        ("source_extraction",),
+        DffParameters,
+        _dff,
+        "dff",
+        "Fluorescence of each cell relative to its running baseline.",
+    ),
+)
+
+
+def stage_named(name: str) -> Stage:
+    """Return a stage by its name.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name; the message names the nearest.
+    """
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise InputError(f"unknown stage {name!r}; {nearest(name, [stage.name for stage in STAGES])}")
+
+
+def stages_until(name: str) -> tuple[Stage, ...]:
+    """Return the stages that lead to one, that one last, in the order they run.
+
+    Examples
+    --------
+    >>> [stage.name for stage in stages_until("source_extraction")]
+    ['import', 'motion_correction', 'source_extraction']
+    """
+    wanted = {stage_named(name).name}
+    for stage in reversed(STAGES):
+        if stage.name in wanted:
+            wanted.update(stage.needs)
+    return tuple(stage for stage in STAGES if stage.name in wanted)

@@ -1,0 +1,937 @@
+"""Recordings with known truth: two-photon movies of cells, neuropil, motion and noise.
+
+Light is modelled in photons on a scene larger than the field of view. Each frame is sampled out of
+the moving scene, so what enters at a border is new tissue and never the opposite edge.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import dask.array as da
+import numpy as np
+import scipy.ndimage as ndi
+import scipy.signal
+import scipy.sparse as sp
+from dask.base import tokenize
+from dask.delayed import delayed
+from numba import njit
+from numpy.random import Generator, SeedSequence, default_rng
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from napari_calcium.errors import InputError
+from napari_calcium.movie import Movie
+from napari_calcium.parameters import Parameters, parameter
+
+__all__ = [
+    "Score",
+    "Simulation",
+    "SimulationParameters",
+    "Truth",
+    "load_truth",
+    "save_truth",
+    "score_cells",
+    "simulate",
+]
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.integer[Any]]
+
+FRAMES_PER_BLOCK = 64
+"""Frames of one block of the movie; each block has a random stream of its own."""
+
+MARGIN_STEP = 16
+"""The scene's margin is a multiple of this, px: small changes of motion keep the same tissue."""
+
+TISSUE, PLACES, ACTIVITY, NEUROPIL, MOTION, NOISE = range(6)
+"""Keys of the independent random streams of one seed."""
+
+UNREADABLE = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a file of another kind, or a damaged one, can raise."""
+
+CSC_PARTS = ("data", "indices", "indptr")
+"""Arrays of a sparse matrix as they are named in a file of truth."""
+
+
+@dataclass(frozen=True)
+class SimulationParameters(Parameters):
+    """What is simulated: field, cells, neuropil, motion, light and camera.
+
+    Parameters
+    ----------
+    height : int
+        Height of the field of view, px.
+    width : int
+        Width of the field of view, px.
+    n_frames : int
+        Number of frames.
+    frame_rate : float
+        Frames per second, Hz.
+    n_cells : int
+        Cells in focus, with their centre in the field; these are the truth.
+    cell_radius : float
+        Mean radius of a soma, px.
+    n_out_of_focus : int
+        Large, blurred, weak cells above and below the plane; not in the truth as cells.
+    cell_brightness : float
+        Resting brightness of a soma relative to the neuropil around it, which it adds to.
+    spike_rate : float
+        Median rate of spikes of a cell that is not silent, Hz.
+    silent_fraction : float
+        Part of the cells that have none to two spikes.
+    spike_amplitude : float
+        Peak of the transient of one spike relative to the cell's resting brightness.
+    rise_time : float
+        Time constant of a transient's rise, s.
+    decay_time : float
+        Time constant of a transient's decay, s.
+    neuropil : float
+        Standard deviation of the neuropil's activity relative to its resting brightness.
+    bleaching : float
+        Part of the brightness lost from the first to the last frame.
+    motion_rigid : float
+        Largest shift of the whole frame along an axis, px.
+    motion_piecewise : float
+        Largest deviation of a place in the frame from the frame's shift, px.
+    photons : float
+        Mean number of photons per pixel and frame, of the tissue at rest.
+    gain : float
+        Counts per photon.
+    read_noise : float
+        Standard deviation of the Gaussian noise of the electronics, counts.
+    offset : float
+        Distance of darkness from 0, counts: above 0 for uint16, below 0 for int16, where dim pixels
+        are negative as those of ScanImage.
+    dtype : {"uint16", "int16"}
+        Integer type of the frames.
+    seed : int
+        Seed of all random numbers; the same parameters always make the same recording.
+
+    Examples
+    --------
+    >>> SimulationParameters(rise_time=2.0)
+    Traceback (most recent call last):
+    ...
+    napari_calcium.errors.InputError: rise_time is 2 s; it must be below decay_time, 0.6 s
+    """
+
+    height: int = parameter(96, unit="px", minimum=8)
+    width: int = parameter(128, unit="px", minimum=8)
+    n_frames: int = parameter(1000, minimum=2)
+    frame_rate: float = parameter(30.0, unit="Hz", above=0)
+    n_cells: int = parameter(30, minimum=0)
+    cell_radius: float = parameter(5.0, unit="px", minimum=1)
+    n_out_of_focus: int = parameter(12, minimum=0)
+    cell_brightness: float = parameter(0.7, above=0)
+    spike_rate: float = parameter(0.5, unit="Hz", minimum=0)
+    silent_fraction: float = parameter(0.1, minimum=0, maximum=1)
+    spike_amplitude: float = parameter(0.6, minimum=0)
+    rise_time: float = parameter(0.07, unit="s", minimum=0)
+    decay_time: float = parameter(0.6, unit="s", above=0)
+    neuropil: float = parameter(0.08, minimum=0)
+    bleaching: float = parameter(0.1, minimum=0, maximum=0.99)
+    motion_rigid: float = parameter(3.0, unit="px", minimum=0)
+    motion_piecewise: float = parameter(0.8, unit="px", minimum=0)
+    photons: float = parameter(12.0, unit="photons", above=0)
+    gain: float = parameter(10.0, unit="counts/photon", above=0)
+    read_noise: float = parameter(8.0, unit="counts", minimum=0)
+    offset: float = parameter(200.0, unit="counts", minimum=0)
+    dtype: Literal["uint16", "int16"] = "uint16"
+    seed: int = parameter(0, minimum=0)
+
+    def check(self) -> None:
+        """Raise `InputError` where the rise is not faster than the decay."""
+        if self.rise_time >= self.decay_time:
+            raise InputError(
+                f"rise_time is {self.rise_time:g} s; "
+                f"it must be below decay_time, {self.decay_time:g} s"
+            )
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What really happened in a simulated recording.
+
+    Parameters
+    ----------
+    footprints : scipy.sparse.csc_array (pixel, cell)
+        Non-negative weights of unit Euclidean norm, pixel = y * width + x.
+    shape : tuple of int
+        Field of view, (y, x), in pixels.
+    traces : ndarray (cell, time)
+        Fluorescence without noise and with the cell's resting brightness, in the movie's unit times
+        pixels: ``footprints @ traces`` is the cells' part of the movie without motion.
+    spikes : ndarray of int32 (cell, time)
+        Number of spikes in each frame.
+    template : ndarray (y, x)
+        The field at rest, without motion and noise, in the movie's unit.
+    shifts : ndarray (time, 2)
+        Mean over the frame of `shifts_piecewise`, (y, x), px.
+    shifts_piecewise : ndarray (time, grid_y, grid_x, 2)
+        What must be added to the position of a frame's content to undo the motion, (y, x), px;
+        bilinear between the places of the grid.
+    grid_y, grid_x : ndarray (grid_y,), (grid_x,)
+        Places of the grid in the frame, px.
+    frame_rate : float
+        Frames per second, Hz.
+
+    Raises
+    ------
+    ValueError
+        If the parts do not have the same cells, frames, pixels or places.
+    """
+
+    footprints: sp.csc_array
+    shape: tuple[int, int]
+    traces: Floats
+    spikes: NDArray[np.int32]
+    template: Floats
+    shifts: Floats
+    shifts_piecewise: Floats
+    grid_y: Floats
+    grid_x: Floats
+    frame_rate: float
+
+    def __post_init__(self) -> None:
+        pixels, cells = self.footprints.shape
+        time = len(self.shifts)
+        grid = (len(self.grid_y), len(self.grid_x))
+        if pixels != self.shape[0] * self.shape[1] or self.template.shape != self.shape:
+            raise ValueError(f"footprints have {pixels} pixels but the field is {self.shape}")
+        if not self.traces.shape == self.spikes.shape == (cells, time):
+            raise ValueError("footprints, traces, spikes and shifts differ in cells or frames")
+        if self.shifts.shape != (time, 2) or self.shifts_piecewise.shape != (time, *grid, 2):
+            raise ValueError("shifts are (time, 2) and (time, grid_y, grid_x, 2)")
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return int(self.footprints.shape[1])
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A simulated recording.
+
+    Parameters
+    ----------
+    movie : Movie
+        The recording, made block by block when it is read.
+    truth : Truth
+        What really happened in it.
+    """
+
+    movie: Movie
+    truth: Truth
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well found cells agree with the truth: see `score_cells`.
+
+    Parameters
+    ----------
+    f1 : float
+        Harmonic mean of precision and recall, 0 to 1.
+    precision : float
+        Part of the found cells that are true, 0 to 1.
+    recall : float
+        Part of the true cells that are found, 0 to 1.
+    trace_correlation : float
+        Median correlation of found with true traces over the matches; NaN if there is none.
+    matches : ndarray of int64 (match, 2)
+        Index of the found and of the true cell.
+    """
+
+    f1: float
+    precision: float
+    recall: float
+    trace_correlation: float
+    matches: NDArray[np.int64]
+
+
+def simulate(parameters: SimulationParameters) -> Simulation:
+    """Simulate a two-photon recording with known truth.
+
+    Parameters
+    ----------
+    parameters : SimulationParameters
+        Field, cells, neuropil, motion, light and camera.
+
+    Returns
+    -------
+    Simulation
+        The movie, a lazy array (time, y, x) in blocks of `FRAMES_PER_BLOCK` frames which never
+        holds more than one frame as floats in a task, and its truth. The same parameters make the
+        same movie, whatever the scheduler and whichever frames are read.
+
+    Notes
+    -----
+    Somata are irregular, with a dark nucleus, a static resting brightness and transients that are
+    differences of exponentials, the second-order autoregression of Pnevmatikakis et al. (2016),
+    `doi:10.1016/j.neuron.2015.11.037`, linear in the spikes. Neuropil varies smoothly in space,
+    slowly and fast in time, and in part with the cells near by. The light of the moving scene is
+    interpolated by bicubic splines, bleached, and read out with Poisson and Gaussian noise.
+
+    Examples
+    --------
+    >>> simulation = simulate(SimulationParameters(height=37, width=53, n_frames=90, n_cells=5))
+    >>> simulation.movie.frames.shape, simulation.truth.traces.shape
+    ((90, 37, 53), (5, 90))
+    """
+    scene, spikes, shape = _scene(parameters)
+    token = tokenize(parameters.to_mapping())
+    n, field = parameters.n_frames, (parameters.height, parameters.width)
+    sizes = tuple(min(FRAMES_PER_BLOCK, n - start) for start in range(0, n, FRAMES_PER_BLOCK))
+    frames = da.map_blocks(
+        _render_block,
+        scene=delayed(scene, name=f"scene-{token}", traverse=False),
+        chunks=(sizes, (field[0],), (field[1],)),
+        dtype=parameters.dtype,
+        meta=np.empty((0, 0, 0), parameters.dtype),
+        name=f"simulation-{token}",
+    )
+    movie = Movie(frames, parameters.frame_rate)
+    return Simulation(movie, _truth(scene, spikes, shape))
+
+
+# ---------------------------------------------------------------------------------------- scene
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """All that a frame is made of, in photons; the scene is the field and its margin."""
+
+    parameters: SimulationParameters
+    margin: int
+    tissue: Floats  # (y, x) what never changes
+    neuropil: Floats  # (y, x) what the neuropil's activity multiplies
+    neuropil_activity: Floats  # (time, node_y, node_x)
+    neuropil_y: Floats  # (y, node_y) smooth weights of the nodes
+    neuropil_x: Floats  # (x, node_x)
+    sources: sp.csc_array  # (pixel of the scene, source): cells of the truth first
+    source_activity: Floats  # (source, time) with the resting brightness
+    bleaching: Floats  # (time,)
+    shifts_piecewise: Floats  # (time, grid_y, grid_x, 2)
+    grid_y: Floats
+    grid_x: Floats
+
+
+def _random(parameters: SimulationParameters, *key: int) -> Generator:
+    return default_rng(SeedSequence(parameters.seed, spawn_key=key))
+
+
+def _margin(parameters: SimulationParameters) -> int:
+    reach = parameters.motion_rigid + parameters.motion_piecewise + 3  # 3: taps of the spline
+    return MARGIN_STEP * math.ceil(reach / MARGIN_STEP)
+
+
+def _scene(parameters: SimulationParameters) -> tuple[_Scene, NDArray[np.int32], Floats]:
+    """Return the scene, the spikes of the cells, and the resting brightness of all sources."""
+    margin = _margin(parameters)
+    size = (parameters.height + 2 * margin, parameters.width + 2 * margin)
+    tissue, shading = _tissue(parameters, size)
+    places, sources = _sources(parameters, size, margin, shading)
+    rest = _resting(parameters, sources.shape[1])
+    still = tissue + (sources @ rest).reshape(size)
+    scale = np.float32(parameters.photons / _inside(still, margin).mean())
+    tissue, rest = tissue * scale, rest * scale
+    spikes = _spikes(parameters, len(rest))
+    transients = _transients(parameters, spikes)
+    activity = rest[:, None] * (1 + _amplitudes(parameters, len(rest))[:, None] * transients)
+    nodes = _nodes(size)
+    grid_y, grid_x, shifts = _shifts(parameters)
+    scene = _Scene(
+        parameters=parameters,
+        margin=margin,
+        tissue=tissue,
+        neuropil=shading * np.float32(scale),
+        neuropil_activity=_neuropil_activity(parameters, nodes, places, transients),
+        neuropil_y=_smooth_weights(size[0], nodes[0]),
+        neuropil_x=_smooth_weights(size[1], nodes[1]),
+        sources=sources,
+        source_activity=activity.astype(np.float32),
+        bleaching=_bleaching(parameters),
+        shifts_piecewise=shifts,
+        grid_y=grid_y,
+        grid_x=grid_x,
+    )
+    return scene, spikes[: parameters.n_cells], rest
+
+
+def _inside(image: NDArray[Any], margin: int) -> NDArray[Any]:
+    return image[margin:-margin, margin:-margin]
+
+
+def _smooth_noise(random: Generator, size: tuple[int, int], sigma: float) -> Floats:
+    """Gaussian noise of unit variance, smooth over `sigma` pixels."""
+    image = ndi.gaussian_filter(random.standard_normal(size), sigma, mode="wrap")
+    return np.asarray(image / image.std(), dtype=np.float32)
+
+
+def _tissue(parameters: SimulationParameters, size: tuple[int, int]) -> tuple[Floats, Floats]:
+    """Return the textured neuropil at rest and the brightness that shades everything."""
+    random = _random(parameters, TISSUE)
+    uneven = np.exp(0.18 * _smooth_noise(random, size, 0.2 * min(size)))
+    shading = uneven * _vignette(size) * _vessel(random, size)
+    grain = 0.15 * _smooth_noise(random, size, 0.9) + 0.13 * _smooth_noise(random, size, 2.5)
+    dark = np.minimum(_smooth_noise(random, size, 2.2) + 1.6, 0)  # unlabelled somata
+    return np.asarray(shading * np.exp(grain + 0.4 * dark), np.float32), shading
+
+
+def _vignette(size: tuple[int, int]) -> Floats:
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in size)
+    return np.asarray(1 - 0.2 * (y[:, None] ** 2 + x**2), dtype=np.float32)
+
+
+def _vessel(random: Generator, size: tuple[int, int]) -> Floats:
+    """Shadow of one blood vessel that winds from top to bottom."""
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    start, slope, phase = random.uniform((0.2, -0.4, 0), (0.8, 0.4, 6.3))
+    middle = size[1] * start + slope * y + 6 * np.sin(y / 17 + phase)
+    return np.asarray(1 - 0.5 * np.exp(-(((x - middle) / 3.5) ** 4)), dtype=np.float32)
+
+
+def _sources(
+    parameters: SimulationParameters, size: tuple[int, int], margin: int, shading: Floats
+) -> tuple[Floats, sp.csc_array]:
+    """Return places (source, 2) and images (pixel, source): truth, margin, out of focus."""
+    random = _random(parameters, PLACES)
+    cells = _cell_places(parameters, size, margin, random)
+    blurred = random.uniform((0, 0), size, (parameters.n_out_of_focus, 2))
+    radius = parameters.cell_radius
+    images = [_soma(place, radius, size, random) for place in cells]
+    images += [_blob(place, radius * random.uniform(1.2, 2.2), size) for place in blurred]
+    places = np.concatenate((cells, blurred)).astype(np.float32)
+    return places, _columns(images, shading)
+
+
+def _cell_places(
+    parameters: SimulationParameters, size: tuple[int, int], margin: int, random: Generator
+) -> NDArray[np.float64]:
+    """Centres of the cells in the field, then of those which only motion brings into it."""
+    radius = parameters.cell_radius
+    field = np.array((parameters.height, parameters.width))
+    places: list[NDArray[np.float64]] = []
+    edge = np.minimum(0.4 * radius, 0.4 * field)
+    for _ in range(parameters.n_cells):
+        places.append(_apart(places, margin + edge, margin + field - edge, radius, random))
+    density = parameters.n_cells / (field[0] * field[1])
+    low, high = margin - radius - 1, margin + field + radius
+    for place in random.uniform((0, 0), size, (round(density * size[0] * size[1]), 2)):
+        if np.any((place < low) | (place > high)):
+            places.append(place)
+    return np.array(places).reshape(-1, 2)
+
+
+def _apart(
+    places: list[NDArray[np.float64]], low: Any, high: Any, radius: float, random: Generator
+) -> NDArray[np.float64]:
+    """Return a place that is, if one is found, 1.3 radii from the others: some somata overlap."""
+    for _ in range(50):
+        place: NDArray[np.float64] = random.uniform(low, high)
+        if all(np.hypot(*(place - other)) > 1.3 * radius for other in places):
+            break
+    return place
+
+
+def _window(
+    place: NDArray[np.float64], reach: float, size: tuple[int, int]
+) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Return pixel numbers around a place, and their distances from it along y and x."""
+    low = np.maximum(np.floor(place - reach), 0).astype(int)
+    high = np.minimum(np.ceil(place + reach) + 1, size).astype(int)
+    y, x = np.mgrid[low[0] : high[0], low[1] : high[1]]
+    away = (y - place[0]).astype(np.float32), (x - place[1]).astype(np.float32)
+    return (y * size[1] + x).ravel(), away[0].ravel(), away[1].ravel()
+
+
+def _soma(
+    place: NDArray[np.float64], radius: float, size: tuple[int, int], random: Generator
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return pixels and weights of an irregular soma with a dark nucleus off its centre."""
+    pixels, y, x = _window(place, 1.8 * radius + 2, size)
+    radius *= random.uniform(0.8, 1.2)
+    angle = np.arctan2(y, x)
+    outline = np.ones_like(angle)
+    for order, depth in ((2, 0.16), (3, 0.08), (4, 0.05), (5, 0.03)):
+        outline += depth * random.normal() * np.cos(order * angle + random.uniform(0, 6.3))
+    outline = radius * np.clip(outline, 0.55, 1.5)
+    nucleus_y, nucleus_x = random.uniform(-0.15, 0.15, 2) * radius
+    distance = np.hypot(y - nucleus_y, x - nucleus_x)
+    nucleus = _edge(0.6 * outline - distance, 0.08 * radius)
+    side = 1 + 0.25 * np.cos(angle + random.uniform(0, 6.3)) * np.hypot(y, x) / radius
+    weights = _edge(outline - np.hypot(y, x), 0.09 * radius) * side
+    weights *= 1 - random.uniform(0.4, 0.8) * nucleus
+    return pixels, weights.astype(np.float32)
+
+
+def _edge(inside: NDArray[Any], width: float) -> Floats:
+    return np.asarray(1 / (1 + np.exp(np.clip(-inside / width, -30, 30))), dtype=np.float32)
+
+
+def _blob(
+    place: NDArray[np.float64], sigma: float, size: tuple[int, int]
+) -> tuple[NDArray[np.int64], Floats]:
+    pixels, y, x = _window(place, 3 * sigma, size)
+    return pixels, np.exp(-(y**2 + x**2) / (2 * sigma**2))
+
+
+def _columns(images: list[tuple[NDArray[np.int64], Floats]], shading: Floats) -> sp.csc_array:
+    """Gather (pixels, weights) as columns, shaded, without the faint ends."""
+    kept = [(pixels[w > 0.03], w[w > 0.03]) for pixels, w in images]
+    starts = np.cumsum([0, *(len(pixels) for pixels, _ in kept)])
+    rows = np.concatenate([np.zeros(0, int), *(pixels for pixels, _ in kept)])
+    weights = np.concatenate([np.zeros(0, np.float32), *(w for _, w in kept)])
+    data = (weights * shading.ravel()[rows]).astype(np.float32)
+    return sp.csc_array((data, rows, starts), shape=(shading.size, len(images)))
+
+
+# ------------------------------------------------------------------------------------- activity
+
+
+def _resting(parameters: SimulationParameters, n_sources: int) -> Floats:
+    """Resting brightness of each source; those out of focus are weak."""
+    random = _random(parameters, ACTIVITY, 0)
+    rest = parameters.cell_brightness * np.exp(0.35 * random.standard_normal(n_sources))
+    rest[n_sources - parameters.n_out_of_focus :] *= 0.35
+    return rest.astype(np.float32)
+
+
+def _amplitudes(parameters: SimulationParameters, n_sources: int) -> Floats:
+    random = _random(parameters, ACTIVITY, 1)
+    spread = np.exp(0.3 * random.standard_normal(n_sources))
+    return (parameters.spike_amplitude * spread).astype(np.float32)
+
+
+def _wander(
+    random: Generator, shape: tuple[int, int], time_constant: float, frame_rate: float
+) -> Floats:
+    """Return Ornstein-Uhlenbeck processes (n, time) of unit variance; `time_constant` in s."""
+    memory = math.exp(-1 / (time_constant * frame_rate))
+    noise = random.standard_normal(shape)
+    noise[:, 1:] *= math.sqrt(1 - memory**2)
+    return scipy.signal.lfilter([1.0], [1.0, -memory], noise).astype(np.float32)
+
+
+def _spikes(parameters: SimulationParameters, n_sources: int) -> NDArray[np.int32]:
+    """Return spike counts (source, time): bursts, with a little in common between cells."""
+    random = _random(parameters, ACTIVITY, 2)
+    n, rate = parameters.n_frames, parameters.frame_rate
+    rates = parameters.spike_rate * np.exp(0.5 * random.standard_normal(n_sources))
+    own = _wander(random, (n_sources, n), 1.0, rate)
+    common = _wander(random, (1, n), 2.0, rate)
+    state = 1.4 * (0.9 * own + 0.45 * common)
+    counts = random.poisson(rates[:, None] / rate * np.exp(state - 1.0))
+    silent = random.permutation(parameters.n_cells)
+    for cell in silent[: round(parameters.silent_fraction * parameters.n_cells)]:
+        counts[cell] = 0
+        np.add.at(counts[cell], random.integers(0, n, random.integers(0, 3)), 1)
+    return counts.astype(np.int32)
+
+
+def _transients(parameters: SimulationParameters, spikes: NDArray[np.int32]) -> Floats:
+    """Return transients (source, time) whose peak for one spike is 1: a difference of exponentials.
+
+    The sum over earlier frames is the second-order autoregression
+    ``c[t] = (d + r) c[t - 1] - d r c[t - 2] + s[t]``.
+    """
+    decay = math.exp(-1 / (parameters.decay_time * parameters.frame_rate))
+    rise = 0.0
+    if parameters.rise_time > 0:
+        rise = math.exp(-1 / (parameters.rise_time * parameters.frame_rate))
+    lags = np.arange(1, 2 + math.ceil(10 * parameters.rise_time * parameters.frame_rate))
+    peak = np.max((decay**lags - rise**lags) / (decay - rise))
+    model = [1.0, -(decay + rise), decay * rise]
+    return scipy.signal.lfilter([1 / peak], model, spikes).astype(np.float32)
+
+
+def _bleaching(parameters: SimulationParameters) -> Floats:
+    time = np.linspace(0, 1, parameters.n_frames)
+    return ((1 - parameters.bleaching) ** time).astype(np.float32)
+
+
+def _nodes(size: tuple[int, int], spacing: float = 32.0) -> tuple[Floats, Floats]:
+    """Places along y and x, about `spacing` px apart, from the first pixel to the last."""
+    counts = (max(2, 1 + round((n - 1) / spacing)) for n in size)
+    y, x = (np.linspace(0, n - 1, c, dtype=np.float32) for n, c in zip(size, counts, strict=True))
+    return y, x
+
+
+def _smooth_weights(length: int, nodes: Floats) -> Floats:
+    """Return weights (pixel, node) that sum to 1 and vary smoothly."""
+    sigma = 0.6 * (nodes[1] - nodes[0])
+    away = np.arange(length, dtype=np.float32)[:, None] - nodes
+    weights = np.exp(-(away**2) / (2 * sigma**2))
+    return np.asarray(weights / weights.sum(1, keepdims=True), dtype=np.float32)
+
+
+def _spread_out(values: Floats, along_y: Floats, along_x: Floats) -> Floats:
+    """Return values (..., y, x) of nodes (..., node_y, node_x), given each axis' weights.
+
+    Not by BLAS, whose rounding depends on the number of its threads: one Poisson number that comes
+    out differently changes all that follow.
+    """
+    rows = np.einsum("...nm,xm->...nx", values, along_x)
+    return np.asarray(np.einsum("yn,...nx->...yx", along_y, rows))
+
+
+def _neuropil_activity(
+    parameters: SimulationParameters,
+    nodes: tuple[Floats, Floats],
+    places: Floats,
+    transients: Floats,
+) -> Floats:
+    """Return the neuropil's relative change (time, node_y, node_x)."""
+    random = _random(parameters, NEUROPIL)
+    y, x = (axis.ravel() for axis in np.meshgrid(*nodes, indexing="ij"))
+    shape, rate = (len(y), parameters.n_frames), parameters.frame_rate
+    near = np.hypot(y[:, None] - places[:, 0], x[:, None] - places[:, 1])
+    cells = _unit(np.einsum("ns,st->nt", np.exp(-((near / 40) ** 2)), transients))
+    local = 0.7 * _wander(random, shape, 4.0, rate) + 0.5 * _wander(random, shape, 0.4, rate)
+    common = 0.6 * _wander(random, (1, shape[1]), 8.0, rate)
+    common += 0.4 * _wander(random, (1, shape[1]), parameters.decay_time, rate)
+    activity = _unit(local + common + 0.5 * cells).T.reshape(-1, len(nodes[0]), len(nodes[1]))
+    weights = [_smooth_weights(round(n[-1]) + 1, n)[np.round(n).astype(int)] for n in nodes]
+    spread = float(_spread_out(activity, *weights).std(0).mean())
+    return np.asarray(activity * (parameters.neuropil / spread), dtype=np.float32)
+
+
+def _unit(rows: Floats) -> Floats:
+    """Return rows of zero mean and, unless they are flat, unit variance."""
+    rows = rows - rows.mean(1, keepdims=True)
+    spread = rows.std(1, keepdims=True)
+    return np.asarray(rows / np.where(spread > 0, spread, 1), dtype=np.float32)
+
+
+# --------------------------------------------------------------------------------------- motion
+
+
+def _shifts(parameters: SimulationParameters) -> tuple[Floats, Floats, Floats]:
+    """Return the grid's places along y and x, and the shifts (time, grid_y, grid_x, 2)."""
+    random = _random(parameters, MOTION)
+    grid_y, grid_x = _nodes((parameters.height, parameters.width))
+    rigid = _largest(_jerks(parameters, random), parameters.motion_rigid, axis=1)
+    deviation = _deviation(parameters, grid_y, grid_x, random)
+    deviation = _largest(deviation, parameters.motion_piecewise, axis=None)
+    shifts = rigid.T[:, None, None, :] + deviation
+    return grid_y, grid_x, np.ascontiguousarray(shifts, dtype=np.float32)
+
+
+def _largest(values: Floats, largest: float, axis: int | None) -> Floats:
+    """Scale values so that the largest magnitude along the axis is the one given."""
+    peak = np.abs(values).max(axis=axis, keepdims=True)
+    return np.asarray(values * (largest / np.maximum(peak, 1e-9)), dtype=np.float32)
+
+
+def _jerks(parameters: SimulationParameters, random: Generator) -> Floats:
+    """Return paths (2, time) of zero mean: slow drift, jitter, and bouts of fast movement."""
+    shape, rate = (2, parameters.n_frames), parameters.frame_rate
+    drift = _wander(random, shape, 6.0, rate)
+    bouts = np.exp(0.8 * _wander(random, (1, shape[1]), 1.5, rate) - 0.6)
+    path = drift + bouts * _wander(random, shape, 0.2, rate) + 0.1 * random.normal(size=shape)
+    return np.asarray(path - path.mean(1, keepdims=True), dtype=np.float32)
+
+
+def _deviation(
+    parameters: SimulationParameters, grid_y: Floats, grid_x: Floats, random: Generator
+) -> Floats:
+    """Return smooth fields (time, grid_y, grid_x, 2) of zero mean over the frame."""
+    y, x = grid_y / grid_y[-1], grid_x / grid_x[-1]
+    n, rate = parameters.n_frames, parameters.frame_rate
+    field = np.zeros((n, len(y), len(x), 2), np.float32)
+    for wave_y, wave_x, weight in ((1, 0, 1.0), (2, 0, 0.5), (0, 1, 0.7), (1, 1, 0.5)):
+        mode = weight * np.outer(np.cos(np.pi * wave_y * y), np.cos(np.pi * wave_x * x))
+        mode -= mode.mean()
+        paths = 0.6 * _wander(random, (2, n), 4.0, rate) + 0.5 * _wander(random, (2, n), 0.3, rate)
+        paths -= paths.mean(1, keepdims=True)
+        field += paths.T[:, None, None, :] * mode[:, :, None].astype(np.float32)
+    return field
+
+
+# --------------------------------------------------------------------------------------- frames
+
+
+def _render_block(scene: _Scene, block_id: tuple[int, int, int] = (0, 0, 0)) -> Integers:
+    """Return the frames of one block, made one by one from its own random stream."""
+    parameters = scene.parameters
+    random = _random(parameters, NOISE, block_id[0])
+    start = block_id[0] * FRAMES_PER_BLOCK
+    stop = min(start + FRAMES_PER_BLOCK, parameters.n_frames)
+    frames = np.empty((stop - start, parameters.height, parameters.width), parameters.dtype)
+    along_y = _linear_weights(parameters.height, scene.grid_y)
+    along_x = _linear_weights(parameters.width, scene.grid_x)
+    for frame, out in zip(range(start, stop), frames, strict=True):
+        shifts = np.moveaxis(scene.shifts_piecewise[frame], -1, 0)
+        out[...] = _read_out(
+            parameters, _light(scene, frame, _spread_out(shifts, along_y, along_x)), random
+        )
+    return frames
+
+
+def _light(scene: _Scene, frame: int, shifts: Floats) -> Floats:
+    """Return the photons expected in one frame (y, x), given the shift of each pixel."""
+    activity = _spread_out(scene.neuropil_activity[frame], scene.neuropil_y, scene.neuropil_x)
+    light = (scene.sources @ scene.source_activity[:, frame]).reshape(scene.tissue.shape)
+    light += scene.tissue + scene.neuropil * activity
+    light *= scene.bleaching[frame]
+    coefficients = ndi.spline_filter(light, 3, output=np.float32)
+    return np.asarray(_sample(coefficients, shifts, scene.margin))
+
+
+def _linear_weights(length: int, nodes: Floats) -> Floats:
+    """Return weights (pixel, node) of linear interpolation between nodes."""
+    pixels = np.arange(length)
+    columns = [np.interp(pixels, nodes, unit) for unit in np.eye(len(nodes))]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _read_out(parameters: SimulationParameters, light: Floats, random: Generator) -> Integers:
+    """Return the counts (y, x) of the light: shot noise, gain, read noise, offset, rounding."""
+    counts = parameters.gain * random.poisson(np.maximum(light, 0))
+    counts += parameters.read_noise * random.standard_normal(light.shape, dtype=np.float32)
+    counts += -parameters.offset if parameters.dtype == "int16" else parameters.offset
+    limits = np.iinfo(parameters.dtype)
+    return np.asarray(np.clip(np.rint(counts), limits.min, limits.max), dtype=parameters.dtype)
+
+
+@njit(nogil=True, cache=True)
+def _sample(coefficients, shifts, margin):  # type: ignore[no-untyped-def]
+    """Return the cubic spline (y, x) at each pixel's place plus its shift (2, y, x)."""
+    height, width = shifts.shape[1:]
+    out = np.empty((height, width), np.float32)
+    for y in range(height):
+        for x in range(width):
+            place_y = np.float32(y + margin) + shifts[0, y, x]
+            place_x = np.float32(x + margin) + shifts[1, y, x]
+            row, column = int(np.floor(place_y)), int(np.floor(place_x))
+            weights_y = _spline(place_y - np.float32(row))
+            weights_x = _spline(place_x - np.float32(column))
+            total = np.float32(0.0)
+            for i in range(4):
+                line = np.float32(0.0)
+                for j in range(4):
+                    line += weights_x[j] * coefficients[row + i - 1, column + j - 1]
+                total += weights_y[i] * line
+            out[y, x] = total
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _spline(t):  # type: ignore[no-untyped-def]
+    """Return the cubic B-spline's weights of the four neighbours of a place."""
+    s, sixth = np.float32(1.0) - t, np.float32(1 / 6)
+    return (
+        s * s * s * sixth,
+        (np.float32(4.0) + np.float32(3.0) * t * t * (t - np.float32(2.0))) * sixth,
+        (np.float32(4.0) + np.float32(3.0) * s * s * (s - np.float32(2.0))) * sixth,
+        t * t * t * sixth,
+    )
+
+
+# ---------------------------------------------------------------------------------------- truth
+
+
+def _truth(scene: _Scene, spikes: NDArray[np.int32], rest: Floats) -> Truth:
+    parameters, margin = scene.parameters, scene.margin
+    still = scene.tissue + (scene.sources @ rest).reshape(scene.tissue.shape)
+    offset = -parameters.offset if parameters.dtype == "int16" else parameters.offset
+    footprints, norms = _cropped(scene.sources[:, : parameters.n_cells], scene.tissue.shape, margin)
+    traces = scene.source_activity[: parameters.n_cells] * scene.bleaching
+    return Truth(
+        footprints=footprints,
+        shape=(parameters.height, parameters.width),
+        traces=(traces * (parameters.gain * norms[:, None])).astype(np.float32),
+        spikes=spikes,
+        template=(parameters.gain * _inside(still, margin) + offset).astype(np.float32),
+        shifts=scene.shifts_piecewise.mean((1, 2)),
+        shifts_piecewise=scene.shifts_piecewise,
+        grid_y=scene.grid_y,
+        grid_x=scene.grid_x,
+        frame_rate=parameters.frame_rate,
+    )
+
+
+def _cropped(
+    sources: sp.csc_array, size: tuple[int, ...], margin: int
+) -> tuple[sp.csc_array, Floats]:
+    """Return footprints of unit norm in the field, and the norms they had."""
+    pixels = _inside(np.arange(size[0] * size[1]).reshape(size), margin).ravel()
+    footprints = sp.csc_array(sources.tocsr()[pixels])
+    norms = np.sqrt(np.asarray(footprints.multiply(footprints).sum(0), np.float64)).ravel()
+    scaled = sp.csc_array(footprints @ sp.diags_array(1 / norms), dtype=np.float32)
+    scaled.sort_indices()
+    return scaled, norms.astype(np.float32)
+
+
+def save_truth(truth: Truth, path: str | Path) -> None:
+    """Write a truth as a compressed .npz file of plain arrays.
+
+    Parameters
+    ----------
+    truth : Truth
+        What is written; equal truths make equal bytes.
+    path : str or pathlib.Path
+        The file, replaced if it exists.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> small = SimulationParameters(height=37, width=53, n_frames=9, n_cells=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_truth(simulate(small).truth, Path(folder) / "truth.npz")
+    ...     load_truth(Path(folder) / "truth.npz").traces.shape
+    (2, 9)
+    """
+    arrays = {f.name: getattr(truth, f.name) for f in fields(Truth) if f.name != "footprints"}
+    parts = {f"footprints_{name}": getattr(truth.footprints, name) for name in CSC_PARTS}
+    with Path(path).open("wb") as file:
+        np.savez_compressed(file, **parts, **arrays)
+
+
+def load_truth(path: str | Path) -> Truth:
+    """Read a truth that `save_truth` wrote.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The .npz file.
+
+    Returns
+    -------
+    Truth
+        Equal to the one that was saved.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or it is not the truth of a simulation.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"truth is {str(path)!r}; there is no such file, give an existing .npz")
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored.items())
+        parts = tuple(arrays.pop(f"footprints_{name}") for name in CSC_PARTS)
+        y, x = map(int, arrays.pop("shape"))
+        footprints = sp.csc_array(parts, shape=(y * x, len(parts[2]) - 1))
+        frame_rate = float(arrays.pop("frame_rate"))
+        return Truth(footprints=footprints, shape=(y, x), frame_rate=frame_rate, **arrays)
+    except UNREADABLE:
+        raise InputError(
+            f"truth is {str(path)!r}, which is not the truth of a simulation; "
+            "give the .npz written beside a simulated movie"
+        ) from None
+
+
+# ---------------------------------------------------------------------------------------- score
+
+
+def score_cells(
+    footprints: sp.csc_array,
+    traces: Floats,
+    truth: Truth,
+    threshold: float = 0.5,
+    min_spikes: int = 3,
+) -> Score:
+    """Compare found cells with the true ones.
+
+    Found and true cells are matched one to one so that the sum of the cosines between their
+    footprints is largest, among pairs of at least `threshold`. A true cell of fewer than
+    `min_spikes` spikes counts neither as hit nor as miss, and what is matched to it not as false.
+
+    Parameters
+    ----------
+    footprints : scipy.sparse.csc_array (pixel, cell)
+        Found weights of any norm, pixel = y * width + x.
+    traces : ndarray (cell, time)
+        Found traces, of any scale; a trace that is flat or has NaN correlates with 0.
+    truth : Truth
+        The true cells.
+    threshold : float
+        Smallest cosine between two footprints that are the same cell, 0 to 1.
+    min_spikes : int
+        Spikes a true cell needs to be counted.
+
+    Returns
+    -------
+    Score
+        F1, precision, recall, median trace correlation and the matches that are hits, in the order
+        of the found cells. Precision, recall and F1 are 0 where there is nothing to count.
+
+    Raises
+    ------
+    InputError
+        If the found cells are of another field or recording than the truth.
+
+    Examples
+    --------
+    >>> truth = simulate(SimulationParameters(height=37, width=53, n_cells=4)).truth
+    >>> score = score_cells(truth.footprints, truth.traces, truth)
+    >>> score.f1, round(score.trace_correlation, 6)
+    (1.0, 1.0)
+    """
+    _check_found(footprints, traces, truth)
+    cosines = np.asarray((_unit_columns(footprints).T @ _unit_columns(truth.footprints)).todense())
+    cosines = np.where(cosines >= threshold, cosines, 0)
+    found, true = linear_sum_assignment(cosines, maximize=True)
+    matches = np.stack((found, true), axis=1)[cosines[found, true] > 0].astype(np.int64)
+    counted = truth.spikes.sum(1) >= min_spikes
+    hits = matches[counted[matches[:, 1]]]
+    precision = _ratio(len(hits), footprints.shape[1] - (len(matches) - len(hits)))
+    recall = _ratio(len(hits), int(counted.sum()))
+    pairs = [_correlation(traces[i], truth.traces[j]) for i, j in hits]
+    return Score(
+        f1=_ratio(2 * precision * recall, precision + recall),
+        precision=precision,
+        recall=recall,
+        trace_correlation=float(np.median(pairs)) if pairs else math.nan,
+        matches=hits,
+    )
+
+
+def _check_found(footprints: sp.csc_array, traces: Floats, truth: Truth) -> None:
+    pixels, cells = footprints.shape
+    if pixels != truth.footprints.shape[0]:
+        raise InputError(
+            f"footprints have {pixels} pixels but the truth's field is {truth.shape} px; "
+            "give the truth of the same movie"
+        )
+    if traces.shape != (cells, truth.traces.shape[1]):
+        raise InputError(
+            f"traces are {traces.shape} but there are {cells} footprints and "
+            f"{truth.traces.shape[1]} true frames; give the truth of the same movie"
+        )
+
+
+def _unit_columns(matrix: sp.csc_array) -> sp.csc_array:
+    columns = sp.csc_array(matrix, dtype=np.float64)
+    norms = np.sqrt(np.asarray(columns.multiply(columns).sum(0))).ravel()
+    return sp.csc_array(columns @ sp.diags_array(1 / np.where(norms > 0, norms, 1)))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _correlation(first: Floats, second: Floats) -> float:
+    """Return Pearson's correlation; 0 where a trace is flat or has NaN."""
+    a, b = (
+        np.asarray(trace, np.float64) - np.mean(trace, dtype=float) for trace in (first, second)
+    )
+    norm = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / norm if norm > 0 else 0.0
