@@ -43,9 +43,7 @@ def main() -> None:
     table = Table("", "components", "F1", "precision", "recall")
     for name, masks in rows.items():
         f1, precision, recall = score(masks, labels)
-        table.add_row(
-            name, str(masks.shape[1]), f"{f1:.3f}", f"{precision:.3f}", f"{recall:.3f}"
-        )
+        table.add_row(name, str(masks.shape[1]), f"{f1:.3f}", f"{precision:.3f}", f"{recall:.3f}")
     Console().print(table)
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.measure import find_contours
 
-__all__ = ["connected_footprints", "cosines", "cropped", "dilated_support", "unit"]
+__all__ = ["connected_footprints", "cosines", "cropped", "dilated_support", "outlines", "unit"]
 
 
 def unit(footprints: sp.csc_array) -> sp.csc_array:
@@ -84,3 +85,31 @@ def _stacked(
     indices = np.concatenate([np.zeros(0, np.int64), *(indices for indices, _ in columns)])
     data = np.concatenate([np.zeros(0, np.float32), *(data for _, data in columns)])
     return sp.csc_array((data, indices, indptr), shape=(shape[0] * shape[1], len(columns)))
+
+
+def outlines(footprint: NDArray[np.float32], level: float = 0.25) -> list[NDArray[np.float64]]:
+    """Return the closed outlines of one footprint, the longest first.
+
+    Parameters
+    ----------
+    footprint : ndarray (y, x)
+        One footprint as an image.
+    level : float
+        Part of the maximum at which the outline runs.
+
+    Returns
+    -------
+    list of ndarray (point, 2)
+        Points (y, x) in px, the last equal to the first; empty for an empty footprint.
+
+    Examples
+    --------
+    >>> image = np.zeros((5, 7), np.float32)
+    >>> image[2, 3] = 1
+    >>> outlines(image, level=0.5)[0].mean(axis=0).round(1)
+    array([2.1, 3. ])
+    """
+    if not footprint.any():
+        return []
+    lines = find_contours(np.pad(footprint, 1), level * float(footprint.max()))
+    return sorted((line - 1 for line in lines), key=len, reverse=True)

@@ -28,6 +28,9 @@ MAX_PASSES = 60
 SMALLEST_NOISE = 1e-3
 """Least noise the search aims at, as a fraction of the trace's standard deviation."""
 
+TINY = 1e-14
+"""Least width of a bracket, as a fraction of its place."""
+
 SMALLEST_POWER = 1e-150
 """Powers of the decay below this are 0; its square is still a normal number."""
 
@@ -321,43 +324,65 @@ def _moments(trace, g, offset, last, value, power, length):  # type: ignore[no-u
 def _noise_constrained(trace, g, noise, known):  # type: ignore[no-untyped-def]
     """Penalty and baseline at which the residual's variance is the noise's.
 
-    `known` is the baseline, NaN to estimate it. Everything is a function of the offset
-    ``baseline + penalty * (1 - g)`` that is taken off before pooling: the variance grows with it
-    and is quadratic as long as the pools stay the same.
+    `known` is the baseline, NaN to estimate it. The last frame's activity costs `last` more than
+    its calcium does; that is g times the penalty, found by regula falsi, seldom in a second step.
     """
-    n_frames = len(trace)
-    free = np.isnan(known)
     centre, top = np.mean(trace.astype(np.float64)), float(np.max(trace))
-    spread = np.mean((trace - centre) ** 2) if free else np.mean((trace - known) ** 2)
+    baseline = centre if np.isnan(known) else known
+    spread = np.mean((trace - baseline) ** 2)
     target = max(noise * noise, spread * SMALLEST_NOISE**2)
     if spread <= target:
-        baseline = centre if free else known
         return max(top - baseline, 0.0) / (1.0 - g), baseline
-    value, power = np.empty(n_frames), np.empty(n_frames)
-    length = np.empty(n_frames, np.int64)
-    low, high = (-np.inf if free else known), max(top, known) if not free else top
-    offset, last = (centre if free else max(centre, known)), 0.0
-    penalty = baseline = 0.0
-    for _ in range(MAX_PASSES):
+    offset = max(centre, baseline)
+    last, penalty, passes = 0.0, 0.0, 0
+    under, over, under_gap, over_gap = 0.0, np.inf, 0.0, 0.0
+    while passes < MAX_PASSES:
+        offset, baseline, taken = _search(trace, g, target, known, offset, last)
+        passes += taken
+        penalty = max(offset - baseline, 0.0) / (1.0 - g)
+        gap = penalty * g - last
+        if max(last, penalty * g) * abs(gap) <= 0.5 * TOLERANCE * target * len(trace):
+            break
+        if gap > 0:
+            under, under_gap = last, gap
+        else:
+            over, over_gap = last, gap
+        if np.isfinite(over):
+            last = under + (over - under) * under_gap / (under_gap - over_gap)
+        else:
+            last = penalty * g
+    return penalty, baseline
+
+
+@njit(nogil=True, cache=True)
+def _search(trace, g, target, known, offset, last):  # type: ignore[no-untyped-def]
+    """Offset at which the residual's variance is `target`, its baseline, and the passes taken.
+
+    The offset is ``baseline + penalty * (1 - g)``, all that is taken off the trace before pooling.
+    The variance grows with it and is quadratic as long as the pools stay the same.
+    """
+    value, power = np.empty(len(trace)), np.empty(len(trace))
+    length = np.empty(len(trace), np.int64)
+    free = np.isnan(known)
+    low, high = (-np.inf if free else known), max(float(np.max(trace)), offset)
+    baseline, passes = known, 0
+    while passes < MAX_PASSES:
+        passes += 1
         mean, mean_square, slope = _moments(trace, g, offset, last, value, power, length)
         baseline = offset + mean if free else known
         shift = offset - baseline
         variance = mean_square + (-mean * mean if free else shift * (2.0 * mean + shift))
-        penalty = max(shift, 0.0) / (1.0 - g)
-        done = abs(variance - target) <= TOLERANCE * target
-        if done or (not free and offset <= known and variance >= target):
-            if abs(penalty * g - last) <= TOLERANCE * np.sqrt(target):
-                break
-            last = 0.5 * (last + penalty * g)
-            low, high = (-np.inf if free else known), max(top, offset)
-            continue
+        if abs(variance - target) <= TOLERANCE * target or high - low <= TINY * abs(high):
+            break
         if variance > target:
             high = offset
         else:
             low = offset
+        if high <= low:  # the known baseline leaves more than the noise, with no penalty at all
+            break
         curvature = slope * (1.0 - slope) if free else slope
         offset = _newton(offset, target - variance, slope * shift, curvature, low, high)
-    return penalty, baseline
+    return offset, baseline, passes
 
 
 @njit(nogil=True, cache=True)

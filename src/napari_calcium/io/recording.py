@@ -275,7 +275,7 @@ def _open_zarr(path: Path) -> Recording:
 
 
 def _blocks(frames: ZarrFrames) -> tuple[int, int, int]:
-    """Return the shape of Dask's blocks: whole chunks, of the whole field unless that is too big."""
+    """Return the shape of Dask's blocks: whole chunks, and the whole field if it fits."""
     time, *field = frames.chunks
     time *= math.ceil(FRAMES_PER_BLOCK / time)
     if time * math.prod(frames.shape[1:]) * frames.dtype.itemsize <= BLOCK_BYTES:

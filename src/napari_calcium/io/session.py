@@ -282,9 +282,13 @@ class Session:
     def writing(self, group: str) -> Iterator[StageWriter]:
         """Write a stage's group; `StageWriter.commit` makes it part of the session.
 
-        Whatever was not committed is removed, also what a killed process left behind.
+        Whatever was not committed is removed, also what a killed process left behind; a result
+        that it was just replacing is put back.
         """
         partial = self.path / PARTIAL
+        for old in partial.glob("old-*"):
+            if not (final := self.path / old.name.removeprefix("old-")).exists():
+                os.replace(old, final)
         shutil.rmtree(partial, ignore_errors=True)
         writer = StageWriter(self.path, group, partial / group)
         try:

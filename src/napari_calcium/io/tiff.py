@@ -33,6 +33,8 @@ EXTENSIONS = (".tif", ".tiff", ".btf")
 STRIPS, TILES = (273, 279), (324, 325)
 """Tags that say where the strips or tiles of a page are, and how many bytes each has."""
 
+DESCRIPTION = 270
+
 LAYOUT = (256, 257, 258, 259, 266, 277, 278, 284, 317, 322, 323, 339)
 """Tags that decide how the pixels of a page are stored; every frame of a stack has the same."""
 
@@ -295,6 +297,8 @@ def _pages(path: Path, file: Any, data: mmap.mmap) -> list[tuple[int, NDArray[An
     first: dict[int, bytes] = {}
     for position, tags in _directories(path, file, data):
         first = first or tags
+        if DESCRIPTION in first and DESCRIPTION not in file.pages.first.tags:
+            raise InputError(f"{path} is cut off, its description is missing; copy it again")
         if any(tags.get(tag) != first.get(tag) for tag in LAYOUT):
             _check_alike(path, file, position, len(pages))
         where, length = TILES if TILES[0] in tags else STRIPS

@@ -16,6 +16,7 @@ import cv2
 import dask
 import numpy as np
 import psutil
+import tifffile
 from dask.callbacks import Callback
 from dask.delayed import Delayed, delayed
 from threadpoolctl import threadpool_limits
@@ -24,11 +25,12 @@ from napari_calcium.errors import InputError
 from napari_calcium.io.importing import ImportParameters
 from napari_calcium.io.recording import Recording, open_recording
 from napari_calcium.io.session import Session, StageRecord, StageWriter, stage_digest
+from napari_calcium.movie import Movie
 from napari_calcium.parameters import Parameters
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.stages import STAGES, Inputs, Results, Stage, stages_until
 
-__all__ = ["Progress", "RunReport", "StageReport", "run"]
+__all__ = ["Progress", "RunReport", "StageReport", "run", "save_movie"]
 
 VERSIONED = ("napari-calcium", "dask", "numba", "numpy", "scipy", "tifffile", "zarr")
 
@@ -118,6 +120,42 @@ def run(
             shutil.rmtree(path, ignore_errors=True)
         raise
     return RunReport(reports, _peak_memory())
+
+
+def save_movie(movie: Movie, path: str | Path) -> None:
+    """Write a movie as one TIFF, block by block.
+
+    Parameters
+    ----------
+    movie : Movie
+        Computed one block at a time.
+    path : path
+        The file; an existing one is replaced. ImageJ's format where its types allow, with the
+        frame interval; BigTIFF beyond 4 GB.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    frames = movie.frames
+    large = frames.nbytes > 3.9e9
+    imagej = not large and frames.dtype.name in ("uint8", "uint16", "float32")
+    metadata = {"axes": "TYX", "finterval": 1 / movie.frame_rate, "fps": movie.frame_rate}
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(
+            path,
+            (frame for block in frames.blocks for frame in block.compute()),
+            shape=frames.shape,
+            dtype=frames.dtype,
+            imagej=imagej,
+            bigtiff=large,
+            photometric="minisblack",
+            metadata=metadata,
+        )
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); give another path") from error
 
 
 def _opened(path: Path, recording: Recording | None, recipe: Recipe) -> tuple[Session, bool]:

@@ -1,0 +1,261 @@
+"""The command line: the same stages, without a window."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from napari_calcium.errors import InputError
+from napari_calcium.io.export import export_csv
+from napari_calcium.io.recording import open_recording
+from napari_calcium.io.session import Session
+from napari_calcium.pipeline.demo import DemoReport, run_demo
+from napari_calcium.pipeline.recipe import Recipe
+from napari_calcium.pipeline.run import Progress, RunReport, run, save_movie
+from napari_calcium.pipeline.stages import STAGES, stage_named
+from napari_calcium.simulation import SimulationParameters, save_truth, simulate
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Calcium imaging: from a recording to cells, traces and dF/F.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Sources = Annotated[
+    list[Path], typer.Argument(help="TIFF files, a folder of them, or a Zarr movie.")
+]
+STAGE_NAMES = ", ".join(stage.name for stage in STAGES)
+
+
+def main() -> None:
+    """Run the command line; a mistake in what was given is one sentence and exit status 2."""
+    try:
+        app()
+    except InputError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(
+            f"napari-calcium: {error}"
+        )
+        sys.exit(2)
+
+
+@app.command()
+def info(
+    sources: Sources,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what the import understands of a recording, without reading its frames."""
+    summary = open_recording(sources).summary()
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+        return
+    for key, value in summary.items():
+        if isinstance(value, list) and key == "files":
+            typer.echo(f"files: {len(value)}, in this order")
+            for place, file in enumerate(value, 1):
+                typer.echo(f"  {place}. {file['path']} ({file['n_frames']} frames)")
+        else:
+            typer.echo(f"{key}: {'not found' if value is None else value}")
+
+
+@app.command("run")
+def run_command(
+    session: Annotated[Path, typer.Option("--session", help="The session's folder, NAME.zarr.")],
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(help="TIFF files, a folder of them, or a Zarr movie; none to go on."),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with parameters; without one the session's own are kept."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(help=f"Last stage to run: {STAGE_NAMES}.")] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="STAGE.KEY=VALUE", help="One parameter; repeatable."),
+    ] = None,
+    frame_rate: Annotated[float | None, typer.Option(help="Frames per second, Hz.")] = None,
+    pixel_size: Annotated[float | None, typer.Option(help="Side of a pixel, um.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Tasks at a time.")] = None,
+    scheduler: Annotated[str, typer.Option(help="threads, processes or synchronous.")] = "threads",
+) -> None:
+    """Take a recording through the stages; what is done already is not done again."""
+    chosen = _recipe(session, recipe, values or (), frame_rate, pixel_size)
+    with _bars() as progress:
+        report = run(
+            session,
+            sources or (),
+            recipe=chosen,
+            until=until,
+            workers=workers,
+            scheduler=scheduler,
+            progress=progress,
+        )
+    Console().print(_run_table(report))
+    typer.echo(f"session: {session}")
+
+
+@app.command()
+def export(
+    session: Annotated[Path, typer.Argument(help="A session with dF/F.")],
+    destination: Annotated[Path, typer.Argument(help="The file to write.")],
+    file_format: Annotated[
+        Literal["csv"], typer.Option("--format", help="csv: one row per frame.")
+    ] = "csv",
+    kind: Annotated[str, typer.Option(help="dff, raw or denoised.")] = "dff",
+    include_rejected: Annotated[bool, typer.Option(help="Also cells not accepted.")] = False,
+) -> None:
+    """Write the traces for other programs."""
+    n_cells = export_csv(
+        Session(session), destination, accepted_only=not include_rejected, kind=kind
+    )
+    typer.echo(f"{destination}: {kind} of {n_cells} cells")
+
+
+@app.command("recipe")
+def recipe_command(
+    session: Annotated[
+        Path | None, typer.Argument(help="Print the recipe that made this session.")
+    ] = None,
+) -> None:
+    """Print the default recipe: every key with its unit and meaning."""
+    shown = Recipe.of_session(Session(session)) if session else Recipe()
+    typer.echo(shown.to_toml(), nl=False)
+
+
+@app.command("simulate")
+def simulate_command(
+    output: Annotated[Path, typer.Argument(help="The movie to write, OUT.tif.")],
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One parameter; repeatable."),
+    ] = None,
+    list_keys: Annotated[bool, typer.Option("--keys", help="List the parameters.")] = False,
+) -> None:
+    """Write a two-photon movie with known truth, and the truth beside it (OUT_truth.npz)."""
+    if list_keys:
+        for key in SimulationParameters.describe():
+            typer.echo(f"{key.name} = {key.default}  {key.unit}  {key.description}")
+        return
+    given = dict(_split(value) for value in values or ())
+    simulation = simulate(SimulationParameters.from_mapping(given))
+    truth = output.with_name(f"{output.stem}_truth.npz")
+    save_movie(simulation.movie, output)
+    save_truth(simulation.truth, truth)
+    typer.echo(f"{output}: {simulation.movie.n_frames} frames; truth in {truth}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path(
+        "demo_output"
+    ),
+) -> None:
+    """Analyse the embedded sample recording and score it against its known truth."""
+    with _bars() as progress:
+        report = run_demo(output, progress)
+    console = Console()
+    console.print(_demo_table(report))
+    for path in (report.session, report.traces, report.overview):
+        typer.echo(str(path))
+
+
+def _recipe(
+    session: Path,
+    recipe: Path | None,
+    values: list[str] | tuple[str, ...],
+    frame_rate: float | None,
+    pixel_size: float | None,
+) -> Recipe:
+    """Return the recipe of the file, else of the session, with what the options change."""
+    if recipe is not None:
+        chosen = Recipe.from_toml(recipe)
+    else:
+        known = Session.is_session(session)
+        chosen = Recipe.of_session(Session(session)) if known else Recipe()
+    for key, given in (("frame_rate", frame_rate), ("pixel_size", pixel_size)):
+        if given is not None:
+            chosen = chosen.with_value(f"import.{key}", given)
+    for value in values:
+        chosen = chosen.with_value(*_split(value))
+    if "frame_rate" not in chosen.tables.get("import", {}):
+        raise InputError("the frame rate is not given; add --frame-rate HZ (frames per second)")
+    return chosen
+
+
+def _split(assignment: str) -> tuple[str, str]:
+    key, sign, value = assignment.partition("=")
+    if not sign:
+        raise InputError(f"--set {assignment} has no value; write key=value")
+    return key.strip(), value.strip()
+
+
+@contextmanager
+def _bars() -> Iterator[_StageBars]:
+    """Show a progress bar per stage on standard error."""
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        yield _StageBars(bars)
+
+
+class _StageBars:
+    """Turns reports of progress into bars."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, report: Progress) -> None:
+        if report.stage not in self._tasks:
+            title = stage_named(report.stage).title
+            self._tasks[report.stage] = self._bars.add_task(title)
+        self._bars.update(self._tasks[report.stage], completed=report.done, total=report.total)
+
+
+def _run_table(report: RunReport) -> Table:
+    table = Table("stage", "seconds")
+    for stage in report.stages:
+        seconds = "was done" if stage.skipped else f"{stage.seconds:.1f}"
+        table.add_row(stage_named(stage.stage).title, seconds)
+    table.add_row("peak memory", f"{report.peak_memory / 1e6:.0f} MB", end_section=True)
+    return table
+
+
+def _demo_table(report: DemoReport) -> Table:
+    table = Table("demo", "")
+    table.add_row("frames", str(report.n_frames))
+    table.add_row("true cells", str(report.n_true))
+    table.add_row("cells found", str(report.n_cells))
+    table.add_row("cells accepted", str(report.n_accepted))
+    score = report.score
+    table.add_row(
+        "F1 of the accepted",
+        f"{score.f1:.2f} (precision {score.precision:.2f}, recall {score.recall:.2f})",
+    )
+    table.add_row("median trace correlation", f"{score.trace_correlation:.3f}", end_section=True)
+    for stage in report.run.stages:
+        table.add_row(stage_named(stage.stage).title, f"{stage.seconds:.1f} s")
+    table.add_row("peak memory", f"{report.run.peak_memory / 1e6:.0f} MB")
+    return table
+
+
+if __name__ == "__main__":
+    main()

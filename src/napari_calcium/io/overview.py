@@ -1,0 +1,69 @@
+"""One picture of a session: where the accepted cells are and what they do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from napari_calcium.footprints import outlines
+from napari_calcium.io.session import Session
+
+__all__ = ["save_overview"]
+
+TRACES = 10
+
+
+def save_overview(session: Session, path: str | Path) -> None:
+    """Draw the mean image with the outlines of the accepted cells, and traces of ten of them.
+
+    Parameters
+    ----------
+    session : Session
+        A session whose stages up to dF/F have run.
+    path : path
+        The picture to write, of a type matplotlib knows, for example ``.png``.
+    """
+    components, quality = session.components(), session.quality()
+    accepted = np.flatnonzero(quality.accepted)
+    best = accepted[np.argsort(-quality.snr[accepted], kind="stable")][:TRACES]
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    field, plot = figure.subplots(1, 2, width_ratios=(1, 1.3))
+    colours = {int(cell): f"C{place % 10}" for place, cell in enumerate(best)}
+    _draw_field(field, session.read("summary_images/mean"), session.pixel_size)
+    for cell in accepted:
+        colour = colours.get(int(cell), "white")
+        for line in outlines(components.footprint(int(cell))):
+            field.plot(line[:, 1], line[:, 0], color=colour, linewidth=1.2)
+    field.set_title(f"mean image, {len(accepted)} accepted of {components.n_cells} components")
+    _draw_traces(plot, session, best, colours)
+    figure.savefig(path, dpi=110)
+
+
+def _draw_field(axes: Any, mean: NDArray[np.float32], pixel_size: float) -> None:
+    low, high = np.percentile(mean, (1, 99.7))
+    axes.imshow(mean, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    axes.set_xlabel(f"x (px of {pixel_size:g} um)" if pixel_size else "x (px)")
+    axes.set_ylabel("y (px)")
+
+
+def _draw_traces(
+    axes: Any, session: Session, cells: NDArray[np.intp], colours: dict[int, str]
+) -> None:
+    """Draw dF/F traces one above the other, each scaled to the same height."""
+    times = np.arange(session.array("dff/traces").shape[1]) / session.frame_rate
+    identities = session.read("source_extraction/cell_id")
+    traces = session.read("dff/traces")[cells]
+    for place, (cell, trace) in enumerate(zip(cells, traces, strict=True)):
+        scale = max(float(trace.max()), 1e-9)
+        axes.plot(times, trace / scale - 1.15 * place, color=colours[int(cell)], linewidth=0.8)
+        axes.text(times[-1], -1.15 * place, f"  max {scale:.2g}", va="bottom", fontsize=8)
+    axes.set_yticks(
+        -1.15 * np.arange(len(cells)), [f"cell {identities[cell]}" for cell in cells], fontsize=8
+    )
+    axes.set_xlabel("time (s)")
+    axes.set_title("dF/F, each scaled to its maximum")
+    axes.spines[["top", "right", "left"]].set_visible(False)
