@@ -10,7 +10,7 @@ from napari_calcium.traces import noise_level
     ("n_frames", "spread"), [(20, 0.5), (31, 0.4), (40, 0.35), (63, 0.3), (3000, 0.05)]
 )
 def test_white_noise_is_measured_at_any_length(n_frames: int, spread: float) -> None:
-    """Mean over 500 traces within 4 % (a root is biased low); 9 in 10 traces within the spread a spectrum allows."""
+    """Mean over 500 traces within 4 % (a root is biased low); 9 in 10 within `spread`."""
     traces = 500 + 7 * np.random.default_rng(0).normal(size=(500, n_frames))
     noise = noise_level(traces) / 7
     assert abs(noise.mean() - 1) < 0.04

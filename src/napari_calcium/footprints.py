@@ -8,7 +8,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import find_contours
 
-__all__ = ["connected_footprints", "cosines", "cropped", "dilated_support", "outlines", "unit"]
+__all__ = [
+    "areas",
+    "connected_footprints",
+    "cosines",
+    "cropped",
+    "dilated_support",
+    "masks",
+    "outlines",
+    "unit",
+]
 
 
 def unit(footprints: sp.csc_array) -> sp.csc_array:
@@ -22,6 +31,32 @@ def cosines(footprints: sp.csc_array) -> sp.csc_array:
     norms = np.sqrt(footprints.multiply(footprints).sum(axis=0))
     unit = footprints @ sp.diags_array(1 / np.maximum(norms, 1e-12))
     return sp.csc_array(unit.T @ unit)
+
+
+def areas(footprints: sp.csc_array) -> NDArray[np.int64]:
+    """Return the number of pixels of each footprint above a fifth of its maximum."""
+    return np.diff(masks(footprints).indptr).astype(np.int64)
+
+
+def masks(footprints: sp.csc_array, edge: float = 0.2) -> sp.csc_array:
+    """Return ones where a footprint is above a part of its maximum, (pixel, cell).
+
+    Examples
+    --------
+    >>> masks(sp.csc_array(np.array([[1.0, 0.0], [0.1, 2.0]]))).toarray()
+    array([[1., 0.],
+           [0., 1.]], dtype=float32)
+    """
+    counts = np.diff(footprints.indptr)
+    largest = np.zeros(footprints.shape[1], footprints.dtype)
+    full = np.flatnonzero(counts)
+    if len(full):
+        largest[full] = np.maximum.reduceat(footprints.data, footprints.indptr[:-1][full])
+    inside = (footprints.data > edge * np.repeat(largest, counts)).astype(np.float32)
+    parts = (inside, footprints.indices.copy(), footprints.indptr.copy())
+    cut = sp.csc_array(parts, shape=footprints.shape)
+    cut.eliminate_zeros()
+    return cut
 
 
 def dilated_support(footprints: sp.csc_array, shape: tuple[int, int], radius: int) -> sp.csc_array:

@@ -66,6 +66,8 @@ def test_any_box_is_read_as_numpy_cuts_it(tmp_path, shape):
             for n in SHAPE
         )[: rng.integers(1, 4)]
         np.testing.assert_array_equal(frames[index], truth[index])
+    np.testing.assert_array_equal(frames[[20, 3, -1, 3], ::-2], truth[[20, 3, -1, 3], ::-2])
+    np.testing.assert_array_equal(frames[4, 5:9, [50, 1]], truth[4, 5:9][:, [50, 1]])
 
 
 def test_lazy_blocks_are_whole_chunks_and_can_be_pickled(tmp_path):

@@ -81,6 +81,13 @@ def test_high_pass_sees_past_light_that_does_not_move(film):
     assert rms(shifts + places) < 0.05
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_the_unit_does_not_matter(film, scale):
+    template, frame = film((37, 53), [(0, 0), (1.4, -2.3)]) * scale
+    (shift,) = rigid_shifts(frame[None], template, max_shift=8)
+    np.testing.assert_allclose(shift, (-1.4, 2.3), atol=0.1)
+
+
 @pytest.mark.parametrize("value", [0, 7, 65535])
 def test_constant_frames_have_no_shift(film, value):
     template = film((37, 53), [(0, 0)])[0]

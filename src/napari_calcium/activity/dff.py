@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from napari_calcium.components import Components
 from napari_calcium.errors import InputError
+from napari_calcium.movie import blocks
 from napari_calcium.parameters import Parameters, parameter
 from napari_calcium.traces import noise_level
 
@@ -126,7 +127,9 @@ def running_percentile(
         raise ValueError(f"window {window} is at least 1, percentile {percentile} 0 to 100")
     rows = np.ascontiguousarray(traces, dtype=np.float32)
     result = np.empty_like(rows)
-    _percentile_rows(rows, min(int(window), 2 * rows.shape[1] + 1), percentile / 100, result)
+    window = min(int(window), 2 * rows.shape[1] + 1)
+    for row, filled in zip(rows, result, strict=True):
+        _percentile_row(row, window, percentile / 100, filled)
     return result
 
 
@@ -280,33 +283,22 @@ def _f0_floor(fluorescence: Floats, multiple: float) -> Floats:
     return np.maximum(np.where(floor > 0, floor, silent), np.finfo(np.float32).tiny)
 
 
-@njit(nogil=True, cache=True)
-def _percentile_rows(rows, window, fraction, result):  # type: ignore[no-untyped-def]
-    """Running percentile of each row, ranked in parts about as long as the window."""
-    n_frames = rows.shape[1]
+def _percentile_row(trace: Floats, window: int, fraction: float, result: Floats) -> None:
+    """Fill the running percentile of one trace, ranked in parts about as long as the window."""
     before, after = window // 2, (window + 1) // 2
-    part = max(window, SHORTEST_PART)
-    for cell in range(rows.shape[0]):
-        for start in range(0, n_frames, part):
-            stop = min(start + part, n_frames)
-            first, last = max(start - before, 0), min(stop + after, n_frames)
-            piece = rows[cell, first:last]
-            _percentile_part(
-                piece,
-                start - first,
-                stop - first,
-                before,
-                after,
-                fraction,
-                result[cell, start:stop],
-            )
+    for part in blocks(len(trace), max(window, SHORTEST_PART)):
+        first = max(part.start - before, 0)
+        piece = trace[first : part.stop + after]
+        order = np.argsort(piece)
+        start, stop = part.start - first, part.stop - first
+        _percentile_part(piece, order, start, stop, before, after, fraction, result[part])
 
 
 @njit(nogil=True, cache=True)
-def _percentile_part(piece, start, stop, before, after, fraction, result):  # type: ignore[no-untyped-def]
+def _percentile_part(  # type: ignore[no-untyped-def]
+    piece, order, start, stop, before, after, fraction, result
+):
     """Running percentile of frames `start` to `stop` of a piece that holds their windows."""
-    known = np.where(np.isfinite(piece), piece, np.float32(np.inf))
-    order = np.argsort(known)
     rank = np.empty(len(piece), np.int64)
     rank[order] = np.arange(len(piece))
     tree = np.zeros(len(piece) + 1, np.int64)

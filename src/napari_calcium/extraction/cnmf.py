@@ -23,11 +23,11 @@ from napari_calcium.deconvolution.oasis import Deconvolved, deconvolve_cells
 from napari_calcium.errors import InputError
 from napari_calcium.extraction.background import neuropil_footprints
 from napari_calcium.extraction.initialization import Seeds, find_cells
-from napari_calcium.extraction.merging import merge_groups, merged
+from napari_calcium.extraction.merging import inside_stronger, merge_groups, merged
 from napari_calcium.extraction.patches import Patch, cut, read_binned
 from napari_calcium.extraction.spatial import update_footprints
 from napari_calcium.extraction.temporal import demixed_traces
-from napari_calcium.footprints import connected_footprints, dilated_support, unit
+from napari_calcium.footprints import areas, connected_footprints, dilated_support, unit
 from napari_calcium.movie import Movie, project, weighted_sums
 from napari_calcium.parameters import Parameters, parameter
 
@@ -61,6 +61,12 @@ class SourceExtractionParameters(Parameters):
     merge_correlation : float
         Overlapping components whose traces correlate more are one cell, 1; above 1 nothing is
         merged. CaImAn: merge_thr.
+    min_size : float
+        Area of the smallest cell, in discs of `cell_radius`; what is smaller is dropped. CaImAn:
+        min_size_neuro.
+    max_size : float
+        Area of the largest cell, in discs of `cell_radius`; what is larger is no cell in focus and
+        becomes part of the background. CaImAn: max_size_neuro.
     refinements : int
         Passes over the whole field after the search, each an update of traces and footprints.
         CaImAn: refit.
@@ -73,6 +79,8 @@ class SourceExtractionParameters(Parameters):
     neuropil_spacing: float = parameter(40.0, unit="px", minimum=8)
     sparsity: float = parameter(2.0, unit="sd", minimum=0)
     merge_correlation: float = parameter(0.8, unit="1", minimum=0)
+    min_size: float = parameter(0.5, unit="discs", minimum=0)
+    max_size: float = parameter(2.5, unit="discs", above=0)
     refinements: int = parameter(2, unit="passes", minimum=1, maximum=10)
 
     def check_field(self, shape: tuple[int, ...]) -> None:
@@ -284,13 +292,16 @@ def _with_footprints(
     penalty = np.repeat(norms, lengths) * model.noise[sums.indices].astype(np.float64)
     penalty *= np.repeat(np.arange(len(gram)) < model.n_cells, lengths) * parameters.sparsity
     solved = update_footprints(sums, gram, penalty)
-    cells = connected_footprints(solved[:, : model.n_cells], model.shape, edge=0.1)
-    least = max(4, int(0.3 * np.pi * parameters.cell_radius**2))
-    kept = np.diff(cells.indptr) >= least
+    cells = unit(connected_footprints(solved[:, : model.n_cells], model.shape, edge=0.1))
+    sizes = areas(cells) / (np.pi * parameters.cell_radius**2)
+    large = sizes > parameters.max_size
+    energy = np.where(large, 0, np.diagonal(gram)[: model.n_cells])
+    kept = (sizes >= parameters.min_size) & ~large & ~inside_stronger(cells, energy)
+    neuropil = [solved[:, model.n_cells :], cells[:, np.flatnonzero(large)]]
     return replace(
         model,
-        footprints=unit(sp.csc_array(cells[:, np.flatnonzero(kept)])),
-        neuropil=sp.csc_array(solved[:, model.n_cells :]),
+        footprints=sp.csc_array(cells[:, np.flatnonzero(kept)]),
+        neuropil=sp.csc_array(sp.hstack(neuropil, format="csc")),
         raw=None,
         denoised=None,
     )

@@ -7,9 +7,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
-from napari_calcium.footprints import cosines
+from napari_calcium.footprints import cosines, masks
 
-__all__ = ["merge_groups", "merged"]
+__all__ = ["inside_stronger", "merge_groups", "merged"]
 
 MIN_OVERLAP = 0.1  # cosine of two footprints
 
@@ -52,6 +52,38 @@ def merge_groups(
     groups = connected_components(graph, directed=False)[1]
     _, start, inverse = np.unique(groups, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(start))[inverse].astype(np.int64)
+
+
+def inside_stronger(
+    footprints: sp.csc_array, energy: NDArray[np.float64], part: float = 0.7
+) -> NDArray[np.bool_]:
+    """Say which components lie mostly inside a stronger one: its edge moving, not a cell.
+
+    Parameters
+    ----------
+    footprints : scipy.sparse.csc_array (pixel, cell)
+    energy : ndarray (cell,)
+        Strength of each; one of no energy hides nothing.
+    part : float
+        Part of a component's area that must be covered by one other.
+
+    Returns
+    -------
+    ndarray of bool (cell,)
+
+    Examples
+    --------
+    >>> footprints = sp.csc_array(np.array([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    >>> inside_stronger(footprints, np.array([2.0, 1.0, 1.0]))
+    array([False,  True, False])
+    """
+    inside = masks(footprints)
+    shared = sp.coo_array(inside.T @ inside)
+    first, second = shared.coords
+    covered = shared.data > part * np.diff(inside.indptr)[first]
+    hidden = np.zeros(len(energy), bool)
+    hidden[first[covered & (energy[second] > energy[first])]] = True
+    return hidden
 
 
 def merged(

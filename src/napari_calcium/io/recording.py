@@ -290,7 +290,6 @@ def _lazy(frames: TiffFrames | ZarrFrames, files: tuple[SourceFile, ...], chunks
         frames,
         chunks=chunks,
         name=f"recording-{token}",
-        fancy=False,
         meta=np.empty((0, 0, 0), frames.dtype),
     )
 

@@ -7,6 +7,7 @@ by a memory map where its pixels are stored plainly, else by decoding its one pa
 from __future__ import annotations
 
 import itertools
+import lzma
 import math
 import mmap
 import re
@@ -44,9 +45,12 @@ MICROMETRES = {"um": 1.0, "\u00b5m": 1.0, "\u03bcm": 1.0, "\\u00b5m": 1.0, "micr
 MICROMETRES |= {"microns": 1.0, "micrometer": 1.0, "micrometers": 1.0, "nm": 1e-3, "mm": 1e3}
 SECONDS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "min": 60.0}
 
+Places = range | list[int]
+Cut = slice | list[int]
+
 UNREADABLE: tuple[type[Exception], ...] = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError),
-    *(ArithmeticError, MemoryError, struct.error, zlib.error),
+    *(ArithmeticError, MemoryError, EOFError, struct.error, zlib.error, lzma.LZMAError),
 )
 """What tifffile raises on a damaged file."""
 
@@ -106,7 +110,7 @@ class TiffStack:
     metadata: TiffMetadata
     notes: tuple[str, ...] = ()
 
-    def read(self, frames: Iterable[tuple[int, int]], y: slice, x: slice, out: Any) -> None:
+    def read(self, frames: Iterable[tuple[int, int]], y: Cut, x: Cut, out: Any) -> None:
         """Write the box (y, x) of frame ``j`` to ``out[i]`` for each pair (i, j).
 
         Raises
@@ -125,29 +129,30 @@ class TiffStack:
         if changed:
             raise InputError(f"{self.path} has changed since it was opened; open it again")
 
-    def _map(self, frames: Iterable[tuple[int, int]], y: slice, x: slice, out: Any) -> None:
+    def _map(self, frames: Iterable[tuple[int, int]], y: Cut, x: Cut, out: Any) -> None:
         with (
             self.path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
             for place, frame in frames:
                 start = int(self.offsets[frame])
-                out[place] = np.ndarray(self.shape, self.dtype, data, start)[y, x]
+                out[place] = np.ndarray(self.shape, self.dtype, data, start)[y][:, x]
 
-    def _decode(self, frames: Iterable[tuple[int, int]], y: slice, x: slice, out: Any) -> None:
+    def _decode(self, frames: Iterable[tuple[int, int]], y: Cut, x: Cut, out: Any) -> None:
         with tifffile.TiffFile(self.path, is_scanimage=False) as file:
             for place, frame in frames:
                 file.filehandle.seek(int(self.offsets[frame]))
                 picture = tifffile.TiffPage(file, frame).asarray(maxworkers=1)
-                out[place] = picture.reshape(self.shape)[y, x]
+                out[place] = picture.reshape(self.shape)[y][:, x]
 
 
 @dataclass(frozen=True)
 class TiffFrames:
     """The frames of a series of TIFF files as one array, read when it is indexed.
 
-    Indexing with whole numbers and slices returns an ndarray in the machine's byte order; only the
-    frames asked for are read. It can be pickled and used by several threads at once.
+    Each axis is indexed with a whole number, a slice or a list of places; what comes is an ndarray
+    in the machine's byte order, and only the frames asked for are read. It can be pickled and used
+    by several threads at once.
 
     Parameters
     ----------
@@ -193,7 +198,7 @@ class TiffFrames:
                 stack = self.stacks[file]
                 start = self._ends[file] - len(stack.offsets)
                 frames = ((place, frame - start) for place, frame in places)
-                stack.read(frames, _slice(y), _slice(x), out)
+                stack.read(frames, _index(y), _index(x), out)
         return out[drop]
 
     def _file_of(self, pair: tuple[int, int]) -> int:
@@ -499,20 +504,25 @@ def _positive(text: Any, unit: float | None = 1.0) -> float | None:
     return value if math.isfinite(value) and value > 0 else None
 
 
-def _box(index: Any, shape: tuple[int, ...]) -> tuple[tuple[range, ...], tuple[slice | int, ...]]:
+def _box(index: Any, shape: Sequence[int]) -> tuple[list[Places], tuple[slice | int, ...]]:
     """Return the places an index means on each axis, and what drops the axes it removes."""
     parts = index if isinstance(index, tuple) else (index,)
     parts = (*parts, *[slice(None)] * (len(shape) - len(parts)))
-    places, drop = [], []
+    places: list[Places] = []
     for part, n in zip(parts, shape, strict=True):
-        whole = isinstance(part, slice)
-        single = 0 if whole else range(n)[part]
-        places.append(range(n)[part] if whole else range(single, single + 1))
-        drop.append(slice(None) if whole else 0)
-    return tuple(places), tuple(drop)
+        if isinstance(part, slice):
+            places.append(range(n)[part])
+        elif isinstance(part, list | np.ndarray):
+            places.append([range(n)[place] for place in part])
+        else:
+            places.append([range(n)[part]])
+    kept = (isinstance(part, slice | list | np.ndarray) for part in parts)
+    return places, tuple(slice(None) if keep else 0 for keep in kept)
 
 
-def _slice(places: range) -> slice:
-    """Return the slice that picks the places of a range, which may run backwards."""
+def _index(places: Places) -> Cut:
+    """Return the index that picks the places of one axis; a range may run backwards."""
+    if isinstance(places, list):
+        return places
     stop = places.stop if places.stop >= 0 else None
     return slice(places.start, stop, places.step)

@@ -76,9 +76,9 @@ class ZarrFrames:
         ahead = [_ahead(part, n) for part, n in zip(parts, self.shape, strict=True)]
         where: list[Any] = [0] * len(self.array.shape)
         where[self.time], where[-2], where[-1] = ahead
-        box = np.asarray(self.array[tuple(where)], self.dtype)
-        turned = [part for part in parts if isinstance(part, slice)]
-        return box[tuple(slice(None, None, -1 if (t.step or 1) < 0 else 1) for t in turned)]
+        box = np.asarray(self.array.oindex[tuple(where)], self.dtype)
+        kept = (part for part in parts if isinstance(part, slice | list | np.ndarray))
+        return box[tuple(slice(None, None, _direction(part)) for part in kept)]
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,9 @@ def _positive(value: Any) -> float | None:
 
 
 def _ahead(part: Any, n: int) -> Any:
-    """Return an index with the same places in rising order."""
+    """Return an index with the same places, in rising order where it is a slice."""
+    if isinstance(part, list | np.ndarray):
+        return np.array([range(n)[place] for place in part], dtype=int)
     if not isinstance(part, slice):
         return range(n)[part]
     places = range(n)[part]
@@ -233,3 +235,8 @@ def _ahead(part: Any, n: int) -> Any:
         return slice(0, 0)
     first, last = min(places[0], places[-1]), max(places[0], places[-1])
     return slice(first, last + 1, abs(places.step))
+
+
+def _direction(part: Any) -> int:
+    """Return -1 for a slice that runs backwards, else 1."""
+    return -1 if isinstance(part, slice) and (part.step or 1) < 0 else 1

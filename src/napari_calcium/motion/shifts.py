@@ -27,7 +27,7 @@ __all__ = ["check_max_shift", "estimate_shifts", "rigid_shifts", "shift_frames"]
 CUTOFF = 0.25
 """Highest spatial frequency used for the estimate, cycles per px; above it is mostly noise."""
 
-TAPER = 0.2
+TAPER = 0.25
 """Part of each side, at either end, over which a frame fades out before it is transformed."""
 
 FINE = 4
@@ -98,8 +98,9 @@ def rigid_shifts(
 
     Each frame is tapered towards its borders, transformed, whitened and multiplied by the
     conjugate of the whitened template (Kuglin & Hines 1975); frequencies above 0.25 cycles per px
-    are left out. The highest correlation among the lags allowed is refined on a grid of 0.25 px
-    by a small matrix product with the Fourier basis (Guizar-Sicairos et al. 2008,
+    are left out. A frame whose highest correlation among the lags allowed is not at lag 0 is laid
+    over the template by whole pixels and transformed again, so that the taper hides the same part
+    of the scene in both. The rest is found on a grid of 0.25 px by a small matrix product with the Fourier basis (Guizar-Sicairos et al. 2008,
     doi:10.1364/OL.33.000156), and between its points by a parabola.
 
     Parameters
@@ -225,7 +226,7 @@ class _PhaseCorrelation:
     """
 
     max_shift: int
-    taper: Floats  # (y, x), sum 1
+    taper: Floats  # (y, x), mean 1
     template: NDArray[np.complex64]  # (y, low x frequencies): conjugate, whitened, filtered
     low: NDArray[np.bool_]  # (y,): the y frequencies that are not filtered out
     basis_y: NDArray[np.complex64]  # (fine lag, low y frequency)
@@ -240,7 +241,7 @@ class _PhaseCorrelation:
         y, x = np.fft.fftfreq(height), np.fft.rfftfreq(width)
         x, low = x[x < CUTOFF], np.abs(y) < CUTOFF
         taper = np.outer(_taper(height), _taper(width)).astype(np.float32)
-        taper /= taper.sum()
+        taper /= taper.mean()
         weights = _frequency_weights(y, x, smoothing, high_pass)
         spectrum = _whiten(_spectrum(_levelled(_finite(template), taper), len(x)), weights)
         lags = np.arange(-FINE, FINE + 1) / FINE
@@ -309,7 +310,7 @@ def _levelled(image: Floats, taper: Floats) -> Floats:
     if image.min() == image.max():
         return np.zeros_like(image)
     level: Floats = image - image.mean()
-    level -= np.vdot(level, taper)
+    level -= np.einsum("ij,ij->", level, taper) / level.size
     level *= taper
     return level
 
