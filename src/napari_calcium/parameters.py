@@ -112,6 +112,9 @@ class Parameters:
     def check(self) -> None:
         """Raise `InputError` where fields that are right by themselves do not fit together."""
 
+    def check_movie(self, shape: tuple[int, ...]) -> None:
+        """Raise `InputError` where the parameters do not fit a movie of the shape (time, y, x)."""
+
     @classmethod
     def describe(cls) -> tuple[Parameter, ...]:
         """Return the description of each parameter, in the order of the form."""

@@ -24,7 +24,7 @@ def raises(*args, **kwargs):
 
 
 def computed(correction):
-    return dask.compute(correction.frames.frames, correction.shifts, correction.template)
+    return dask.compute(correction.movie.frames, correction.shifts, correction.template)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_building_computes_nothing(recording, method):
     movie = Movie(da.from_array(recording, chunks=(50, 37, 53)), 30.0)
     with dask.config.set(scheduler=raises):
         correction = correct(movie, MotionCorrectionParameters(method=method, max_shift=10))
-    assert correction.frames.frames.shape == recording.shape
+    assert correction.movie.frames.shape == recording.shape
     assert correction.shifts.shape == (300, 2)
     assert correction.shifts.dtype == np.float32
 

@@ -154,8 +154,7 @@ def deconvolve(
     Deconvolution
         ``calcium, activity = deconvolve_ar1(trace, g, penalty, baseline)``. A trace that varies
         no more than its noise has no activity and its mean for a baseline. The residual comes
-        within 0.1 % of the noise; a trace of a few frames may stay some percent away. A trace with
-        a NaN or infinite frame gives NaN everywhere.
+        within 0.1 % of the noise. A trace with a NaN or infinite frame gives NaN everywhere.
 
     Raises
     ------
@@ -344,8 +343,7 @@ def _noise_constrained(trace, g, noise, known):  # type: ignore[no-untyped-def]
     for _ in range(MAX_STEPS):
         if free:
             baseline = _balance(trace, g, penalty, baseline, np.sqrt(target), pools)
-        moments = _moments(trace, g, penalty, baseline, pools)
-        _mean, variance, of_baseline, mixed, of_penalty = moments
+        _, variance, of_baseline, mixed, of_penalty = _moments(trace, g, penalty, baseline, pools)
         if abs(variance - target) <= TOLERANCE * target:
             break
         if variance > target:
@@ -369,9 +367,7 @@ def _balance(trace, g, penalty, baseline, noise, pools):  # type: ignore[no-unty
     """Baseline above which the residual has mean 0, by Newton steps on its piecewise line."""
     low, high = -np.inf, float(np.max(trace))
     for _ in range(MAX_STEPS):
-        mean, _square, of_baseline, _mixed, _of_penalty = _moments(
-            trace, g, penalty, baseline, pools
-        )
+        mean, _, of_baseline, _, _ = _moments(trace, g, penalty, baseline, pools)
         if abs(mean) <= TOLERANCE * noise:
             break
         if mean > 0:

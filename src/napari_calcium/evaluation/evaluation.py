@@ -43,7 +43,7 @@ class ComponentEvaluationParameters(Parameters):
     snr_upper: float = parameter(2.5, unit="sd")
     snr_lower: float = parameter(0.5, unit="sd")
     correlation_upper: float = parameter(0.85, unit="1", minimum=-1, maximum=1)
-    correlation_lower: float = parameter(-1.0, unit="1", minimum=-1, maximum=1)
+    correlation_lower: float = parameter(0.8, unit="1", minimum=-1, maximum=1)
 
     def check(self) -> None:
         """Check that no lower threshold is above its upper one."""

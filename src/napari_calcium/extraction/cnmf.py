@@ -77,14 +77,14 @@ class SourceExtractionParameters(Parameters):
     threshold: float = parameter(12.0, unit="sd", above=0)
     patch_size: int = parameter(64, unit="px", minimum=16, maximum=1024)
     neuropil_spacing: float = parameter(40.0, unit="px", minimum=8)
-    sparsity: float = parameter(2.0, unit="sd", minimum=0)
+    sparsity: float = parameter(1.5, unit="sd", minimum=0)
     merge_correlation: float = parameter(0.8, unit="1", minimum=0)
     min_size: float = parameter(0.5, unit="discs", minimum=0)
     max_size: float = parameter(2.5, unit="discs", above=0)
     refinements: int = parameter(2, unit="passes", minimum=1, maximum=10)
 
-    def check_field(self, shape: tuple[int, ...]) -> None:
-        """Raise `InputError` if a cell does not fit into the field of (time, y, x)."""
+    def check_movie(self, shape: tuple[int, ...]) -> None:
+        """Raise `InputError` if a cell does not fit into the field."""
         if min(shape[1:]) < 2 * self.cell_radius:
             raise InputError(
                 f"cell_radius is {self.cell_radius:g} px but the field is only {shape[1]} x "
@@ -163,7 +163,7 @@ def extract_sources(movie: Movie, parameters: SourceExtractionParameters) -> Del
     >>> extract_sources(movie, SourceExtractionParameters()).compute().n_cells
     0
     """
-    parameters.check_field(movie.frames.shape)
+    parameters.check_movie(movie.frames.shape)
     model = _search(movie, parameters)
     for _ in range(parameters.refinements):
         model = _with_traces(movie, model)

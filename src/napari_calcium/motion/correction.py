@@ -9,7 +9,7 @@ import dask.array as da
 import numpy as np
 from dask.delayed import Delayed, delayed
 
-from napari_calcium.motion.shifts import estimate_shifts, shift_frames
+from napari_calcium.motion.shifts import check_max_shift, estimate_shifts, shift_frames
 from napari_calcium.motion.template import estimate_template, mean_of_samples
 from napari_calcium.movie import Movie, blocks
 from napari_calcium.parameters import Parameters, parameter
@@ -59,6 +59,11 @@ class MotionCorrectionParameters(Parameters):
     smoothing: float = parameter(1.15, unit="px", minimum=0)
     high_pass: float = parameter(0.0, unit="px", minimum=0)
 
+    def check_movie(self, shape: tuple[int, ...]) -> None:
+        """Raise `InputError` if shifts are to be looked for over more than half the field."""
+        if self.method != "none":
+            check_max_shift(self.max_shift, shape[1:])
+
 
 @dataclass(frozen=True)
 class Correction:
@@ -66,7 +71,7 @@ class Correction:
 
     Parameters
     ----------
-    frames : Movie
+    movie : Movie
         The corrected recording, in the type of the original.
     shifts : dask.array.Array (time, 2), float32
         What was added to each frame's content position, px, order (y, x).
@@ -74,7 +79,7 @@ class Correction:
         What the frames were laid over.
     """
 
-    frames: Movie
+    movie: Movie
     shifts: da.Array
     template: Delayed
 
@@ -114,7 +119,7 @@ def correct(
     >>> import dask.array as da
     >>> movie = Movie(da.ones((300, 37, 53), dtype="uint16"), frame_rate=30.0)
     >>> correction = correct(movie, MotionCorrectionParameters(max_shift=10))
-    >>> correction.frames.frames.chunks
+    >>> correction.movie.frames.chunks
     ((128, 128, 44), (37,), (53,))
     >>> correction.shifts.shape
     (300, 2)

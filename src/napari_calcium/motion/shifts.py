@@ -100,8 +100,9 @@ def rigid_shifts(
     conjugate of the whitened template (Kuglin & Hines 1975); frequencies above 0.25 cycles per px
     are left out. A frame whose highest correlation among the lags allowed is not at lag 0 is laid
     over the template by whole pixels and transformed again, so that the taper hides the same part
-    of the scene in both. The rest is found on a grid of 0.25 px by a small matrix product with the Fourier basis (Guizar-Sicairos et al. 2008,
-    doi:10.1364/OL.33.000156), and between its points by a parabola.
+    of the scene in both. The rest is found on a grid of 0.25 px by a small matrix product
+    with the Fourier basis (Guizar-Sicairos et al. 2008, doi:10.1364/OL.33.000156), and between its
+    points by a parabola.
 
     Parameters
     ----------

@@ -107,10 +107,13 @@ def run(
     path = Path(session)
     recipe = recipe or (Recipe.of_session(Session(path)) if Session.is_session(path) else Recipe())
     for stage in stages:
-        recipe.parameters(stage.name)
+        recipe.parameters(stage.name)  # a wrong value is refused before anything is opened
     recording = open_recording(sources) if sources else None
-    opened, new = _opened(path, recording, recipe)
+    opened, new = _opened(path, recording)
+    shape = recording.frames.shape if recording else opened.array("movie/frames").shape
     try:
+        for stage in stages:
+            recipe.parameters(stage.name).check_movie(shape)
         with opened.lock(), _one_thread_each(), _scheduler(scheduler, workers):
             reports = tuple(
                 _run_stage(stage, Inputs(opened, recording), recipe, progress) for stage in stages
@@ -155,15 +158,17 @@ def save_movie(movie: Movie, path: str | Path) -> None:
             metadata=metadata,
         )
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); give another path") from error
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); give another path"
+        ) from error
 
 
-def _opened(path: Path, recording: Recording | None, recipe: Recipe) -> tuple[Session, bool]:
+def _opened(path: Path, recording: Recording | None) -> tuple[Session, bool]:
     """Open the session, or make it for a recording; say which."""
     if not Session.is_session(path):
         if recording is None:
             raise InputError(f"{path} is not a napari-calcium session; name a recording to import")
-        return Session.create(path, _root_attrs(recording, recipe)), True
+        return Session.create(path, _root_attrs(recording)), True
     session = Session(path)
     if recording is not None and session.attrs["source"] != _source(recording):
         names = ", ".join(file["name"] for file in session.attrs["source"][:3])
@@ -171,7 +176,7 @@ def _opened(path: Path, recording: Recording | None, recipe: Recipe) -> tuple[Se
     return session, False
 
 
-def _root_attrs(recording: Recording, recipe: Recipe) -> dict[str, Any]:
+def _root_attrs(recording: Recording) -> dict[str, Any]:
     return {"source": _source(recording), "software": f"napari-calcium {_version()}"}
 
 

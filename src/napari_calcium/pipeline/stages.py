@@ -102,7 +102,7 @@ def _motion_correction(inputs: Inputs, parameters: MotionCorrectionParameters) -
     chunks, _ = frames_layout(movie.frames.shape, movie.frames.dtype.itemsize)
     corrected = correct(movie, parameters, frames_per_block=chunks[0])
     arrays = {"shifts_rigid": corrected.shifts, "template": corrected.template}
-    return Results(movies={"frames": corrected.frames.frames}, arrays=delayed(arrays))
+    return Results(movies={"frames": corrected.movie.frames}, arrays=delayed(arrays))
 
 
 def _summary_images(inputs: Inputs, parameters: SummaryImagesParameters) -> Results:

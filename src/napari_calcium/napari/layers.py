@@ -1,0 +1,317 @@
+"""Recordings and sessions as napari's layer data: pure conversions, without a window."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from skimage.measure import find_contours
+
+from napari_calcium.footprints import cropped
+from napari_calcium.io.recording import Recording
+from napari_calcium.io.session import Session
+
+__all__ = [
+    "ACCEPTED_OUTLINES",
+    "CELLS",
+    "KEY",
+    "MOVIES",
+    "LayerData",
+    "contrast_limits",
+    "label_image",
+    "layer_digests",
+    "metadata_of",
+    "of_these_cells",
+    "outlines",
+    "recording_layer",
+    "session_layers",
+    "session_name",
+]
+
+LayerData = tuple[Any, dict[str, Any], str]
+Features = dict[str, NDArray[Any]]
+
+KEY = "napari_calcium"
+"""Key of a layer's metadata under which this package keeps what it knows of the layer."""
+
+CELLS = "cells"
+ACCEPTED_OUTLINES = "accepted outlines"
+MOVIES = {"movie/frames": "recording", "motion_correction/frames": "corrected"}
+SUMMARY_IMAGES = {f"summary_images/{name}": name for name in ("mean", "max", "std", "correlation")}
+IMAGES = (*MOVIES, *SUMMARY_IMAGES)
+
+LABEL_LEVEL = 0.2
+"""Least weight of a labelled pixel, as a fraction of the footprint's largest."""
+
+OUTLINE_LEVEL = 0.25
+"""Weight at which a footprint is outlined, as a fraction of its largest."""
+
+DARKEST, BRIGHTEST = 1.0, 99.8
+"""Percentiles of the pixels that are shown black and white."""
+
+
+def metadata_of(layer: Any) -> dict[str, Any]:
+    """Return what this package keeps with a layer; empty for a layer from elsewhere."""
+    return dict(layer.metadata.get(KEY, {}))
+
+
+def session_name(path: str | Path) -> str:
+    """Return the name by which a session is known in layers' metadata: its absolute path."""
+    return str(Path(path).expanduser().absolute())
+
+
+def contrast_limits(pixels: da.Array | NDArray[Any]) -> tuple[float, float]:
+    """Return the values to show black and white, from a few frames.
+
+    Parameters
+    ----------
+    pixels : array (time, y, x) or (y, x)
+        A movie, of which the first, the middle and the last frame are read, or an image. NaN is
+        left out.
+
+    Returns
+    -------
+    tuple of float
+        The 1st and the 99.8th percentile, the second always larger.
+
+    Examples
+    --------
+    >>> contrast_limits(np.arange(1001.0).reshape(7, 143))
+    (10.0, 998.0)
+    >>> contrast_limits(np.zeros((4, 5, 6)))
+    (0.0, 1.0)
+    """
+    if pixels.ndim == 3:
+        frames = sorted({0, len(pixels) // 2, len(pixels) - 1})
+        sample = np.stack([np.asarray(pixels[frame]) for frame in frames])
+    else:
+        sample = np.asarray(pixels)
+    finite = sample[np.isfinite(sample)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(finite, (DARKEST, BRIGHTEST)))
+    return (low, high) if low < high else (low, low + 1)
+
+
+def of_these_cells(session: Session, group: str) -> bool:
+    """Whether a stage's results are of the cells that the session holds now."""
+    cells, record = session.record("source_extraction"), session.record(group)
+    return bool(cells and record and record.inputs.get("source_extraction") == cells.digest)
+
+
+def label_image(
+    footprints: sp.csc_array, labels: NDArray[np.integer], shape: tuple[int, int]
+) -> NDArray[np.int32]:
+    """Return an image of labels: each pixel is of the cell that weighs most there.
+
+    Parameters
+    ----------
+    footprints : scipy.sparse.csc_array (pixel, cell)
+        Weights of unit norm, pixel = y * width + x.
+    labels : ndarray of int (cell,)
+        Label of each cell, above 0.
+    shape : tuple of int
+        Field of view, (y, x), px.
+
+    Returns
+    -------
+    ndarray of int32 (y, x)
+        0 where no cell has more than 20 % of its largest weight.
+
+    Examples
+    --------
+    >>> weights = [[0.9, 0.0], [0.4, 0.5], [0.1, 0.9]]
+    >>> label_image(sp.csc_array(weights), np.array([3, 7]), (1, 3))
+    array([[3, 7, 7]], dtype=int32)
+    """
+    entries = footprints.tocoo()
+    pixel, cell = entries.coords
+    largest = np.zeros(footprints.shape[1])
+    np.maximum.at(largest, cell, entries.data)
+    kept = entries.data > LABEL_LEVEL * largest[cell]
+    order = np.argsort(entries.data[kept], kind="stable")  # what is written last stays
+    image = np.zeros(shape[0] * shape[1], np.int32)
+    image[pixel[kept][order]] = np.asarray(labels)[cell[kept][order]]
+    return image.reshape(shape)
+
+
+def outlines(footprints: sp.csc_array, shape: tuple[int, int]) -> list[NDArray[np.float64]]:
+    """Return the outline of each footprint, at 25 % of its largest weight.
+
+    Parameters
+    ----------
+    footprints : scipy.sparse.csc_array (pixel, cell)
+        Weights, pixel = y * width + x.
+    shape : tuple of int
+        Field of view, (y, x), px.
+
+    Returns
+    -------
+    list of ndarray (vertex, 2)
+        Polygons (y, x) in px, closed without repeating the first vertex, the longest where a
+        footprint has several parts; empty for a footprint without weights.
+    """
+    return [_outline(footprints, shape, index) for index in range(footprints.shape[1])]
+
+
+def recording_layer(recording: Recording, sources: list[str]) -> LayerData:
+    """Return a recording that is not imported yet as a lazy Image layer."""
+    first = Path(sources[0])
+    about = {
+        "sources": sources,
+        "frame_rate": recording.frame_rate,
+        "pixel_size": recording.pixel_size,
+        "understood": _understood(recording),
+    }
+    return _image(recording.frames, first.stem, about)
+
+
+def layer_digests(session: Session) -> dict[str, str]:
+    """Return what of a session can be shown, from the bottom to the top, and what identifies it.
+
+    Parameters
+    ----------
+    session : Session
+        Any session, whatever of it is finished.
+
+    Returns
+    -------
+    dict of str to str
+        For each layer, by its name in `session_layers`, the digests of the stages it shows.
+    """
+    digests = {name: _digest(session, name.split("/")[0]) for name in IMAGES}
+    digests[CELLS] = _digest(session, "source_extraction")
+    if of_these_cells(session, "component_evaluation"):
+        digests[CELLS] += _digest(session, "component_evaluation")
+        digests[ACCEPTED_OUTLINES] = digests[CELLS]
+    if of_these_cells(session, "dff"):
+        digests[CELLS] += _digest(session, "dff")
+    return {name: digest for name, digest in digests.items() if digest}
+
+
+def session_layers(session: Session, names: Collection[str] | None = None) -> list[LayerData]:
+    """Return everything a session holds as layers, from the bottom to the top.
+
+    Movies are lazy. The recording is hidden where there is a corrected movie, and the summary
+    images are hidden. The time axis is in frames.
+
+    Parameters
+    ----------
+    session : Session
+        Any session, whatever of it is finished.
+    names : collection of str, optional
+        Only these of the names in `layer_digests`.
+
+    Returns
+    -------
+    list of (data, attributes, kind)
+        As napari's readers return. In each layer's metadata are the session, the layer's name in
+        `layer_digests`, and its digest there.
+    """
+    digests = layer_digests(session)
+    return [
+        _session_layer(session, name, digests) for name in digests if names is None or name in names
+    ]
+
+
+def _understood(recording: Recording) -> str:
+    """Say in a line what the import understood."""
+    frames, height, width = recording.frames.shape
+    count = len(recording.files)
+    files = "1 file" if count == 1 else f"{count} files, in the order {_order(recording)}"
+    said = f"{frames} frames of {height} x {width} px (y, x), {recording.frames.dtype}, {files}"
+    return "\n".join((said, *recording.notes))
+
+
+def _order(recording: Recording) -> str:
+    names = [file.path.name for file in recording.files]
+    return ", ".join(names if len(names) < 4 else [*names[:2], "...", names[-1]])
+
+
+def _session_layer(session: Session, name: str, digests: Mapping[str, str]) -> LayerData:
+    about = {"session": session_name(session.path), "layer": name, "digest": digests[name]}
+    if name in MOVIES:
+        topmost = [movie for movie in MOVIES if movie in digests][-1]
+        return _image(session.movie(name).frames, MOVIES[name], about, visible=name == topmost)
+    if name in SUMMARY_IMAGES:
+        return _image(session.read(name), SUMMARY_IMAGES[name], about, visible=False)
+    return _labels(session, about) if name == CELLS else _outlines_layer(session, about)
+
+
+def _image(data: Any, name: str, about: Mapping[str, Any], visible: bool = True) -> LayerData:
+    attributes = {
+        "name": name,
+        "contrast_limits": contrast_limits(data),
+        "visible": visible,
+        "metadata": {KEY: dict(about)},
+    }
+    return data, attributes, "image"
+
+
+def _labels(session: Session, about: Mapping[str, Any]) -> LayerData:
+    features = _features(session)
+    attributes = {
+        "name": CELLS,
+        "features": features,
+        "opacity": 0.35,
+        "metadata": {KEY: dict(about)},
+    }
+    return (
+        label_image(session.footprints(), features["index"], _field(session)),
+        attributes,
+        "labels",
+    )
+
+
+def _features(session: Session) -> Features:
+    """Return the table of cells that napari shows under the pointer, by column."""
+    cell_id = session.read("source_extraction/cell_id")
+    table: Features = {"index": cell_id + 1, "cell_id": cell_id}
+    if of_these_cells(session, "component_evaluation"):
+        quality = session.quality()
+        for name in ("snr", "spatial_correlation", "accepted"):
+            table[name] = getattr(quality, name)
+    return table
+
+
+def _outlines_layer(session: Session, about: Mapping[str, Any]) -> LayerData:
+    cells = np.flatnonzero(session.read("component_evaluation/accepted"))
+    polygons = outlines(session.footprints()[:, cells], _field(session))
+    drawn = [index for index, polygon in enumerate(polygons) if len(polygon) > 2]
+    attributes = {
+        "name": ACCEPTED_OUTLINES,
+        "shape_type": "polygon",
+        "edge_color": "#ffd84d",
+        "face_color": "transparent",
+        "edge_width": 0.4,
+        "opacity": 0.9,
+        "features": {"cell_id": session.read("source_extraction/cell_id")[cells[drawn]]},
+        "metadata": {KEY: dict(about)},
+    }
+    return [polygons[index] for index in drawn], attributes, "shapes"
+
+
+def _field(session: Session) -> tuple[int, int]:
+    height, width = session.group_attrs("source_extraction")["field"]
+    return int(height), int(width)
+
+
+def _outline(footprints: sp.csc_array, shape: tuple[int, int], index: int) -> NDArray[np.float64]:
+    box, image = cropped(footprints, shape, index, 0)
+    if not image.size:
+        return np.zeros((0, 2))
+    padded = np.pad(image, 1)  # so that a contour closes at the field's border
+    contours = find_contours(padded, OUTLINE_LEVEL * float(image.max()))
+    longest = max(contours, key=len)
+    polygon = longest[:-1] - 1 + (box[0].start, box[1].start)
+    return np.clip(polygon, -0.5, np.asarray(shape) - 0.5)
+
+
+def _digest(session: Session, group: str) -> str:
+    record = session.record(group)
+    return record.digest if record else ""

@@ -1,0 +1,156 @@
+"""Runs the stages that a viewer's forms ask for, one at a time, in one worker process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_calcium.napari.viewing import hide_recording, show_session
+from napari_calcium.napari.worker_process import WorkerProcess
+from napari_calcium.pipeline.stages import stage_named
+
+__all__ = ["Request", "Runner", "progress_text", "runner_of"]
+
+MILLISECONDS_BETWEEN_POLLS = 50
+ENDINGS = ("done", "refused", "failed", "died", "cancelled")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run: a session, its recording, the recipe's tables, and the last stage."""
+
+    session: str
+    sources: tuple[str, ...]
+    recipe: dict[str, dict[str, Any]]
+    until: str
+
+    def message(self) -> dict[str, Any]:
+        """Return the request as the worker takes it."""
+        return {**vars(self), "sources": list(self.sources)}
+
+
+class Runner(QObject):  # type: ignore[misc]
+    """The worker of one viewer, and the run it is at.
+
+    Signals
+    -------
+    started(Request)
+        A run began.
+    progressed(dict)
+        A stage's ``stage``, ``done`` and ``total`` tasks, and the ``seconds`` since it began.
+    ended(dict)
+        ``{"state": "done", "stages", ...}``, or refused, failed, died or cancelled with
+        ``"message"``; the layers are up to date by then.
+    """
+
+    started = Signal(object)
+    progressed = Signal(object)
+    ended = Signal(object)
+
+    def __init__(self, viewer: Any, parent: QObject) -> None:
+        super().__init__(parent)
+        self.worker = WorkerProcess()
+        self.request: Request | None = None
+        self._viewer = viewer
+        self._stage, self._since = "", 0.0
+        self._timer = QTimer(self)
+        self._timer.setInterval(MILLISECONDS_BETWEEN_POLLS)
+        self._timer.timeout.connect(self._poll)
+        parent.destroyed.connect(self.worker.close)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is going on."""
+        return self.request is not None
+
+    def start(self, request: Request) -> None:
+        """Begin a run; does nothing while another one goes on."""
+        if self.busy:
+            return
+        self.request = request
+        self._stage = ""
+        self.worker.request(request.message())
+        self._timer.start()
+        self.started.emit(request)
+
+    def cancel(self) -> None:
+        """End the run at once; what was finished is kept."""
+        if self.busy:
+            self.worker.cancel()
+            self._end({"state": "cancelled", "message": "Cancelled; what was finished is kept."})
+
+    def _poll(self) -> None:
+        for answer in self.worker.poll():
+            if answer["state"] == "progress":
+                self._progress(answer)
+            elif answer["state"] in ENDINGS:
+                self._end(answer)
+                return
+
+    def _progress(self, answer: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if answer["stage"] != self._stage:
+            self._stage, self._since = answer["stage"], now
+        self.progressed.emit({**answer, "seconds": now - self._since})
+
+    def _end(self, answer: dict[str, Any]) -> None:
+        """Show what the run made, also where it did not come to its end."""
+        self._timer.stop()
+        request, self.request = self.request, None
+        if answer["state"] in ("refused", "failed", "died"):
+            show_error(answer["message"])
+        try:
+            if request is not None:
+                self._show(request, answer["state"])
+        finally:
+            self.ended.emit(answer)
+
+    def _show(self, request: Request, state: str) -> None:
+        show_session(self._viewer, request.session)
+        if state == "done" and request.sources:
+            hide_recording(self._viewer, list(request.sources))
+
+
+def runner_of(viewer: Any) -> Runner:
+    """Return the runner of a viewer's window, made when it is first asked for."""
+    viewer = getattr(viewer, "__wrapped__", viewer)  # napari hands plugins a proxy
+    window = viewer.window._qt_window
+    runner = window.findChild(Runner)
+    return runner if runner is not None else Runner(viewer, window)
+
+
+def progress_text(progress: dict[str, Any]) -> str:
+    """Say how far a stage is.
+
+    Examples
+    --------
+    >>> progress_text({"stage": "dff", "done": 3, "total": 12, "seconds": 30.0})
+    'dF/F, 3 of 12, 2 min left'
+    >>> progress_text({"stage": "dff", "done": 0, "total": 1, "seconds": 0.0})
+    'dF/F'
+    """
+    done, total = progress["done"], progress["total"]
+    title = stage_named(progress["stage"]).title
+    if not done:
+        return title
+    left = progress["seconds"] * (total - done) / done
+    return f"{title}, {done} of {total}, {_duration(left)} left"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as a person says it.
+
+    Examples
+    --------
+    >>> _duration(4.2), _duration(90), _duration(5400)
+    ('5 s', '2 min', '1 h 30 min')
+    """
+    whole = -(-int(10 * seconds) // 10)
+    if whole < 60:
+        return f"{whole} s"
+    minutes = -(-whole // 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

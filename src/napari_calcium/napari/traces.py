@@ -1,0 +1,201 @@
+"""The traces of the cell that was clicked on, with a cursor that follows the time slider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyqtgraph as pg
+from napari.utils.theme import get_theme
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from napari_calcium.io.session import VARIABLES, Session
+from napari_calcium.napari.cell_traces import CellTraces, read_cell
+from napari_calcium.napari.layers import CELLS, metadata_of
+
+__all__ = ["TracesWidget"]
+
+RAW, DENOISED, DFF, CURSOR = "#8a8f98", "#ff8f3f", "#4fb3ff", "#ffd84d"
+PIXELS_OF_A_CLICK = 3
+HINT = "Click on a cell to see its traces"
+
+
+class TracesWidget(QWidget):  # type: ignore[misc]
+    """A dock that shows the fluorescence and dF/F of one cell against time in seconds.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        The viewer; every layer of cells in it can be clicked on.
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.layer: Any = None
+        self.cell_id: int | None = None
+        self.cell: CellTraces | None = None
+        self._plots = pg.GraphicsLayoutWidget()
+        self._title = self._plots.addLabel(HINT, row=0, col=0)
+        self.fluorescence = self._plots.addPlot(row=1, col=0)
+        self.dff = self._plots.addPlot(row=2, col=0)
+        self._lay_out()
+        self.curves = self._curves()
+        self.cursors = [self._cursor(plot) for plot in (self.fluorescence, self.dff)]
+        self._connect()
+        self._show_theme()
+
+    @property
+    def title(self) -> str:
+        """What is written above the traces."""
+        return str(self._title.text)
+
+    def show_cell(self, layer: Any, cell_id: int) -> None:
+        """Show a cell of a layer of cells; a cell that does not exist clears the plots."""
+        session = Session(metadata_of(layer)["session"])
+        self.layer, self.cell_id = layer, cell_id
+        self.cell = read_cell(session, cell_id)
+        cell = self.cell
+        self._title.setText(cell.title if cell else HINT)
+        for name, curve in self.curves.items():
+            values = getattr(cell, name) if cell else None
+            curve.setData(*((cell.seconds, values) if cell and values is not None else ([], [])))
+        self.dff.setVisible(cell is not None and cell.dff is not None)
+        if cell:
+            self.fluorescence.setXRange(0, cell.seconds[-1], padding=0.01)
+        self._follow_slider()
+
+    def _lay_out(self) -> None:
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._plots)
+        self.setMinimumHeight(220)
+        units = VARIABLES["source_extraction/traces"].units
+        self.fluorescence.setLabel("left", f"fluorescence ({units})")
+        self.dff.setLabel("left", "dF/F")
+        for plot in (self.fluorescence, self.dff):
+            plot.setLabel("bottom", "time (s)")
+            plot.setDownsampling(auto=True, mode="peak")
+            plot.setClipToView(True)
+            plot.setMouseEnabled(x=True, y=False)
+            plot.enableAutoRange(axis="y")
+            plot.hideButtons()
+            for side in ("left", "bottom"):
+                plot.getAxis(side).enableAutoSIPrefix(False)
+            plot.getAxis("left").setWidth(64)
+        self.dff.setXLink(self.fluorescence)
+        self.dff.hide()
+
+    def _curves(self) -> dict[str, Any]:
+        """Return the curves by the names of `CellTraces`."""
+        legend = self.fluorescence.addLegend(offset=(-10, 1), colCount=2)
+        legend.setZValue(10)
+        return {
+            "raw": self.fluorescence.plot(pen=pg.mkPen(RAW, width=1), name="raw"),
+            "denoised": self.fluorescence.plot(pen=pg.mkPen(DENOISED, width=2), name="denoised"),
+            "dff": self.dff.plot(pen=pg.mkPen(DFF, width=1)),
+        }
+
+    def _cursor(self, plot: Any) -> Any:
+        pen = pg.mkPen(CURSOR, width=1, style=Qt.PenStyle.DashLine)
+        cursor = pg.InfiniteLine(0, movable=True, pen=pen)
+        plot.addItem(cursor, ignoreBounds=True)
+        cursor.sigDragged.connect(self._move_slider)
+        return cursor
+
+    def _connect(self) -> None:
+        """Follow the viewer until this widget is destroyed."""
+        events = self.viewer.layers.events, self.viewer.dims.events
+        pairs = [
+            (events[0].inserted, self._on_inserted),
+            (events[0].removed, self._on_removed),
+            (events[1].current_step, self._follow_slider),
+            (self.viewer.events.theme, self._show_theme),
+        ]
+        callbacks, on_click = self.viewer.mouse_drag_callbacks, self._on_click
+        callbacks.append(on_click)
+        for emitter, callback in pairs:
+            emitter.connect(callback)
+        for layer in self.viewer.layers:
+            self._attach(layer)
+
+        def disconnect() -> None:
+            callbacks.remove(on_click)
+            for emitter, callback in pairs:
+                emitter.disconnect(callback)
+
+        self.destroyed.connect(disconnect)
+
+    def _attach(self, layer: Any) -> None:
+        if metadata_of(layer).get("layer") == CELLS:
+            layer.events.selected_label.connect(self._on_selected)
+            layer.events.features.connect(self._on_renewed)
+
+    def _on_inserted(self, event: Any) -> None:
+        self._attach(event.value)
+
+    def _on_removed(self, event: Any) -> None:
+        if event.value is self.layer:
+            self.layer = self.cell_id = self.cell = None
+            self._title.setText(HINT)
+            for curve in self.curves.values():
+                curve.setData([], [])
+
+    def _on_selected(self, event: Any) -> None:
+        if event.source.selected_label > 0:
+            self.show_cell(event.source, int(event.source.selected_label) - 1)
+
+    def _on_renewed(self, event: Any) -> None:
+        """Read the cell again where its session was computed anew."""
+        if event.source is self.layer and self.cell_id is not None:
+            self.show_cell(self.layer, self.cell_id)
+
+    def _on_click(self, viewer: Any, event: Any) -> Iterator[None]:
+        """Show the cell under the pointer when the button is let go where it was pressed."""
+        start = tuple(event.pos)
+        yield
+        while event.type == "mouse_move":
+            yield
+        if max(abs(a - b) for a, b in zip(start, event.pos, strict=True)) <= PIXELS_OF_A_CLICK:
+            self._pick(event)
+
+    def _pick(self, event: Any) -> None:
+        for layer in reversed(list(self.viewer.layers)):
+            if metadata_of(layer).get("layer") != CELLS or not layer.visible:
+                continue
+            label = layer.get_value(
+                event.position,
+                view_direction=event.view_direction,
+                dims_displayed=event.dims_displayed,
+                world=True,
+            )
+            if label and layer.mode == "pan_zoom":
+                layer.selected_label = int(label)
+                self.show_cell(layer, int(label) - 1)
+                return
+
+    def _follow_slider(self, event: Any = None) -> None:
+        """Put the cursors at the frame that the viewer shows."""
+        dims = self.viewer.dims
+        if self.layer is None or dims.ndim < 3:
+            return
+        rate = Session(metadata_of(self.layer)["session"]).frame_rate
+        for cursor in self.cursors:
+            cursor.setValue(dims.current_step[dims.ndim - 3] / rate)
+
+    def _move_slider(self, cursor: Any) -> None:
+        if self.layer is not None and self.viewer.dims.ndim >= 3:
+            rate = Session(metadata_of(self.layer)["session"]).frame_rate
+            frame = round(cursor.value() * rate)
+            self.viewer.dims.set_current_step(self.viewer.dims.ndim - 3, frame)
+
+    def _show_theme(self, event: Any = None) -> None:
+        theme = get_theme(self.viewer.theme)
+        text = theme.text.as_hex()
+        self._plots.setBackground(theme.background.as_hex())
+        self._title.setText(self._title.text, color=text)
+        for plot in (self.fluorescence, self.dff):
+            for side in ("left", "bottom"):
+                plot.getAxis(side).setPen(text)
+                plot.getAxis(side).setTextPen(text)
