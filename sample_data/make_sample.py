@@ -9,7 +9,8 @@ from pathlib import Path
 
 import tifffile
 
-from napari_calcium.simulation import SimulationParameters, save_truth, simulate
+from napari_calcium.simulation import SimulationParameters, simulate
+from napari_calcium.truth import save_truth
 
 SAMPLE = SimulationParameters(
     height=96,

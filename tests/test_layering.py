@@ -18,7 +18,16 @@ import pytest
 PACKAGE = "napari_calcium"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
-NOUNS = {"errors", "parameters", "movie", "components", "footprints", "simulation", "traces"}
+NOUNS = {
+    "errors",
+    "parameters",
+    "movie",
+    "components",
+    "footprints",
+    "simulation",
+    "traces",
+    "truth",
+}
 MIDDLE = {"motion", "extraction", "deconvolution", "evaluation", "activity", "spikes", "io"}
 BELOW = NOUNS | MIDDLE | {"pipeline"}
 MAY_IMPORT = {

@@ -23,7 +23,8 @@ from napari_calcium.pipeline.demo import DemoReport, run_demo
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.run import Progress, RunReport, run, save_movie
 from napari_calcium.pipeline.stages import STAGES, stage_named
-from napari_calcium.simulation import SimulationParameters, save_truth, simulate
+from napari_calcium.simulation import SimulationParameters, simulate
+from napari_calcium.truth import save_truth
 
 __all__ = ["app", "main"]
 
