@@ -133,6 +133,7 @@ def save_truth(truth: Truth, path: str | Path) -> None:
     Examples
     --------
     >>> import tempfile
+    >>> from napari_calcium.simulation import SimulationParameters, simulate
     >>> small = SimulationParameters(height=37, width=53, n_frames=9, n_cells=2)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_truth(simulate(small).truth, Path(folder) / "truth.npz")
@@ -222,6 +223,7 @@ def score_cells(
 
     Examples
     --------
+    >>> from napari_calcium.simulation import SimulationParameters, simulate
     >>> truth = simulate(SimulationParameters(height=37, width=53, n_cells=4)).truth
     >>> score = score_cells(truth.footprints, truth.traces, truth)
     >>> score.f1, round(score.trace_correlation, 6)

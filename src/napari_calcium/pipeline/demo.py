@@ -13,7 +13,7 @@ from napari_calcium.io.sample import SAMPLE_FRAME_RATE, sample_recording, sample
 from napari_calcium.io.session import Session
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.run import Progress, RunReport, run
-from napari_calcium.simulation import Score, load_truth, score_cells
+from napari_calcium.truth import Score, load_truth, score_cells
 
 __all__ = ["DemoReport", "run_demo"]
 
