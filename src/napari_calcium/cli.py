@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -64,12 +64,8 @@ def info(
         typer.echo(json.dumps(summary, indent=2))
         return
     for key, value in summary.items():
-        if isinstance(value, list) and key == "files":
-            typer.echo(f"files: {len(value)}, in this order")
-            for place, file in enumerate(value, 1):
-                typer.echo(f"  {place}. {file['path']} ({file['n_frames']} frames)")
-        else:
-            typer.echo(f"{key}: {'not found' if value is None else value}")
+        for line in _lines(key, value):
+            typer.echo(line)
 
 
 @app.command("run")
@@ -137,6 +133,13 @@ def recipe_command(
     typer.echo(shown.to_toml(), nl=False)
 
 
+def _print_keys(asked: bool) -> None:
+    if asked:
+        for key in SimulationParameters.describe():
+            typer.echo(f"{key.name} = {key.default}  {key.unit}  {key.description}")
+        raise typer.Exit
+
+
 @app.command("simulate")
 def simulate_command(
     output: Annotated[Path, typer.Argument(help="The movie to write, OUT.tif.")],
@@ -144,13 +147,12 @@ def simulate_command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One parameter; repeatable."),
     ] = None,
-    list_keys: Annotated[bool, typer.Option("--keys", help="List the parameters.")] = False,
+    list_keys: Annotated[
+        bool,
+        typer.Option("--keys", help="List the parameters.", is_eager=True, callback=_print_keys),
+    ] = False,
 ) -> None:
     """Write a two-photon movie with known truth, and the truth beside it (OUT_truth.npz)."""
-    if list_keys:
-        for key in SimulationParameters.describe():
-            typer.echo(f"{key.name} = {key.default}  {key.unit}  {key.description}")
-        return
     given = dict(_split(value) for value in values or ())
     simulation = simulate(SimulationParameters.from_mapping(given))
     truth = output.with_name(f"{output.stem}_truth.npz")
@@ -197,23 +199,36 @@ def _recipe(
     return chosen
 
 
+def _lines(key: str, value: Any) -> list[str]:
+    """Return what a person reads of one entry of a recording's summary."""
+    if key == "files":
+        files = [f"{i}. {f['path']} ({f['n_frames']} frames)" for i, f in enumerate(value, 1)]
+        return [f"files: {len(value)}, in this order", *(f"  {file}" for file in files)]
+    if key == "notes":
+        return [f"note: {note}" for note in value]
+    if key == "field":
+        return [f"field: {value[0]} x {value[1]} px (y, x)"]
+    return [f"{key}: {'not found' if value is None else value}"]
+
+
 def _split(assignment: str) -> tuple[str, str]:
     key, sign, value = assignment.partition("=")
     if not sign:
-        raise InputError(f"--set {assignment} has no value; write key=value")
+        raise InputError(f"--set {assignment} has no value; write --set {assignment}=VALUE")
     return key.strip(), value.strip()
 
 
 @contextmanager
 def _bars() -> Iterator[_StageBars]:
-    """Show a progress bar per stage on standard error."""
+    """Show a progress bar per stage on standard error, if that is a terminal."""
     columns = (
         TextColumn("{task.description:<22}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    shown = sys.stderr.isatty()
+    with Bars(*columns, console=Console(stderr=True), disable=not shown) as bars:
         yield _StageBars(bars)
 
 

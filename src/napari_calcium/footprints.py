@@ -16,6 +16,7 @@ __all__ = [
     "dilated_support",
     "masks",
     "outlines",
+    "spreads",
     "unit",
 ]
 
@@ -36,6 +37,40 @@ def cosines(footprints: sp.csc_array) -> sp.csc_array:
 def areas(footprints: sp.csc_array) -> NDArray[np.int64]:
     """Return the number of pixels of each footprint above a fifth of its maximum."""
     return np.diff(masks(footprints).indptr).astype(np.int64)
+
+
+def spreads(footprints: sp.csc_array, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Return how far each footprint is spread out: 1 for a disc, more for a ragged shape.
+
+    Parameters
+    ----------
+    footprints : scipy.sparse.csc_array (pixel, cell)
+    shape : tuple of int
+        Field of view, (y, x), px.
+
+    Returns
+    -------
+    ndarray (cell,)
+        Mean squared distance of the pixels above a fifth of the maximum from their centre, over
+        that of a disc of the same area; 0 for an empty footprint.
+
+    Examples
+    --------
+    >>> line = np.zeros((37, 53), np.float32)
+    >>> line[5, 10:30] = 1
+    >>> y, x = np.mgrid[:37, :53]
+    >>> disc = np.float32((y - 18) ** 2 + (x - 30) ** 2 < 49)
+    >>> both = sp.csc_array(np.stack([line.ravel(), disc.ravel()], axis=1))
+    >>> spreads(both, (37, 53)).round(1)
+    array([10.4,  1. ])
+    """
+    inside = masks(footprints)
+    area = np.maximum(np.diff(inside.indptr), 1)
+    total = np.zeros(inside.shape[1])
+    for place in np.divmod(np.arange(inside.shape[0]), shape[1]):
+        mean = inside.T @ place / area
+        total += inside.T @ place**2 / area - mean**2
+    return np.asarray(total * 2 * np.pi / area)
 
 
 def masks(footprints: sp.csc_array, edge: float = 0.2) -> sp.csc_array:

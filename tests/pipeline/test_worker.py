@@ -121,5 +121,5 @@ def test_what_is_committed_survives_a_kill(worker: Worker, movie: Path, tmp_path
         assert second.answer() == {"state": "ready"}
         done = second.asked(session=session, recipe=RECIPE, until="motion_correction")[-1]
         second.process.kill()
-    assert [stage["skipped"] for stage in done["stages"]][0]
+    assert done["stages"][0]["skipped"]
     assert Session(session).record("motion_correction") is not None

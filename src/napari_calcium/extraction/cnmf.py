@@ -27,7 +27,13 @@ from napari_calcium.extraction.merging import inside_stronger, merge_groups, mer
 from napari_calcium.extraction.patches import Patch, cut, read_binned
 from napari_calcium.extraction.spatial import update_footprints
 from napari_calcium.extraction.temporal import demixed_traces
-from napari_calcium.footprints import areas, connected_footprints, dilated_support, unit
+from napari_calcium.footprints import (
+    areas,
+    connected_footprints,
+    dilated_support,
+    spreads,
+    unit,
+)
 from napari_calcium.movie import Movie, project, weighted_sums
 from napari_calcium.parameters import Parameters, parameter
 
@@ -67,6 +73,10 @@ class SourceExtractionParameters(Parameters):
     max_size : float
         Area of the largest cell, in discs of `cell_radius`; what is larger is no cell in focus and
         becomes part of the background. CaImAn: max_size_neuro.
+    max_spread : float
+        Spread of the most ragged cell, 1 for a disc; what is more spread out (neuropil, vessels,
+        also dendrites: raise it for those) becomes part of the background. Suite2p: the ``mrs``
+        of its compactness.
     refinements : int
         Passes over the whole field after the search, each an update of traces and footprints.
         CaImAn: refit.
@@ -81,6 +91,7 @@ class SourceExtractionParameters(Parameters):
     merge_correlation: float = parameter(0.8, unit="1", minimum=0)
     min_size: float = parameter(0.5, unit="discs", minimum=0)
     max_size: float = parameter(2.5, unit="discs", above=0)
+    max_spread: float = parameter(1.6, unit="1", minimum=1)
     refinements: int = parameter(2, unit="passes", minimum=1, maximum=10)
 
     def check_movie(self, shape: tuple[int, ...]) -> None:
@@ -294,10 +305,11 @@ def _with_footprints(
     solved = update_footprints(sums, gram, penalty)
     cells = unit(connected_footprints(solved[:, : model.n_cells], model.shape, edge=0.1))
     sizes = areas(cells) / (np.pi * parameters.cell_radius**2)
-    large = sizes > parameters.max_size
-    energy = np.where(large, 0, np.diagonal(gram)[: model.n_cells])
-    kept = (sizes >= parameters.min_size) & ~large & ~inside_stronger(cells, energy)
-    neuropil = [solved[:, model.n_cells :], cells[:, np.flatnonzero(large)]]
+    diffuse = sizes > parameters.max_size
+    diffuse |= (spreads(cells, model.shape) > parameters.max_spread) & (sizes > parameters.min_size)
+    energy = np.where(diffuse, 0, np.diagonal(gram)[: model.n_cells])
+    kept = (sizes >= parameters.min_size) & ~diffuse & ~inside_stronger(cells, energy)
+    neuropil = [solved[:, model.n_cells :], cells[:, np.flatnonzero(diffuse)]]
     return replace(
         model,
         footprints=sp.csc_array(cells[:, np.flatnonzero(kept)]),

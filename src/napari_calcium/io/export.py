@@ -12,7 +12,8 @@ from napari_calcium.io.session import Session
 
 __all__ = ["export_csv"]
 
-TRACES = {"dff": "dff/traces", "denoised": "source_extraction/traces"}
+KINDS = {"dff": "dff", "raw": "source_extraction", "denoised": "source_extraction"}
+"""The group that holds each kind of trace."""
 
 
 def export_csv(
@@ -40,16 +41,18 @@ def export_csv(
     Raises
     ------
     InputError
-        If the stage that makes the traces has not run, or the file cannot be written.
+        If the stage that makes the traces has not run, or ran before a stage that it needs, or
+        the file cannot be written.
     """
+    if kind not in KINDS:
+        raise InputError(f"kind of trace is {kind!r}; it must be one of {', '.join(KINDS)}")
+    session.current(KINDS[kind])
+    traces = session.read(f"{KINDS[kind]}/traces")
     if kind == "raw":
-        traces = session.read(TRACES["denoised"]) + session.read("source_extraction/residuals")
-    elif kind in TRACES:
-        traces = session.read(TRACES[kind])
-    else:
-        raise InputError(f"kind of trace is {kind!r}; it must be one of dff, raw, denoised")
+        traces = traces + session.read("source_extraction/residuals")
     identities = session.read("source_extraction/cell_id")
     if accepted_only:
+        session.current("component_evaluation")
         accepted = session.quality().accepted
         traces, identities = traces[accepted], identities[accepted]
     header = ["time (s)", *(f"cell_{identity} {kind}" for identity in identities)]
@@ -61,7 +64,7 @@ def export_csv(
             rows = csv.writer(file)
             rows.writerow(header)
             for time, values in zip(times, traces.T, strict=True):
-                rows.writerow([f"{time:.6g}", *(f"{value:.6g}" for value in values)])
+                rows.writerow([f"{time:.6f}", *(f"{value:.6g}" for value in values)])
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror}); give another path"

@@ -26,7 +26,14 @@ def save_overview(session: Session, path: str | Path) -> None:
         A session whose stages up to dF/F have run.
     path : path
         The picture to write, of a type matplotlib knows, for example ``.png``.
+
+    Raises
+    ------
+    InputError
+        If one of these stages has not run, or ran before a stage that it needs.
     """
+    for group in ("summary_images", "component_evaluation", "dff"):
+        session.current(group)
     components, quality = session.components(), session.quality()
     accepted = np.flatnonzero(quality.accepted)
     best = accepted[np.argsort(-quality.snr[accepted], kind="stable")][:TRACES]

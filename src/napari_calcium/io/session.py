@@ -23,6 +23,7 @@ import zarr
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
+from zarr.errors import ContainsGroupError
 
 from napari_calcium.components import Background, Components, Quality
 from napari_calcium.errors import InputError
@@ -46,6 +47,9 @@ FORMAT_VERSION = 1
 CHUNK = 128
 SHARD_BYTES = 128 * 2**20
 PARTIAL = ".partial"
+OLD = "old-"
+STAGE_GROUPS = {"import": "movie"}
+"""Groups of stages that have another name than their stage."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +146,12 @@ class Session:
     @staticmethod
     def is_session(path: str | Path) -> bool:
         """Whether a folder is a session, by its root attributes."""
-        metadata = Path(path) / "zarr.json"
-        if not metadata.is_file():
-            return False
         try:
-            attributes = json.loads(metadata.read_text(encoding="utf-8")).get("attributes", {})
+            metadata = json.loads((Path(path) / "zarr.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        return bool(attributes.get("format") == FORMAT)
+        attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
+        return isinstance(attributes, dict) and attributes.get("format") == FORMAT
 
     @classmethod
     def create(cls, path: str | Path, attrs: Mapping[str, Any]) -> Self:
@@ -161,15 +163,17 @@ class Session:
             If something is at `path` already, or it cannot be written.
         """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path} exists and is not a session; give another path")
         root = {"format": FORMAT, "format_version": FORMAT_VERSION, **attrs}
         try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise InputError(f"{path} exists and is not a session; give another path")
             zarr.create_group(path, attributes=root)
         except OSError as error:
             raise InputError(
                 f"{path} cannot be written ({error.strerror}); give another path"
             ) from error
+        except ContainsGroupError:
+            raise InputError(f"another run is at work in {path}; wait until it ends") from None
         return cls(path)
 
     @property
@@ -184,12 +188,20 @@ class Session:
     @property
     def frame_rate(self) -> float:
         """Frames per second, Hz."""
-        return float(self.attrs["frame_rate"])
+        return float(self._imported["frame_rate"])
 
     @property
     def pixel_size(self) -> float:
         """Length of a pixel's side, um; 0 where unknown."""
-        return float(self.attrs["pixel_size"])
+        return float(self._imported["pixel_size"])
+
+    @property
+    def _imported(self) -> Mapping[str, Any]:
+        """The parameters of the import: they change together with the movie."""
+        record = self.record("movie")
+        if record is None:
+            raise InputError(f"{self.path} has no movie; run import first")
+        return record.parameters
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -199,6 +211,10 @@ class Session:
             lock.acquire(timeout=0)
         except Timeout:
             raise InputError(f"another run is at work in {self.path}; wait until it ends") from None
+        except OSError as error:
+            raise InputError(
+                f"{self.path} cannot be written ({error.strerror}); copy it to where you may write"
+            ) from error
         try:
             yield
         finally:
@@ -214,6 +230,24 @@ class Session:
             return None
         keys = ("stage", "parameters", "inputs", "digest", "versions")
         return StageRecord(**{key: attrs[key] for key in keys})
+
+    def current(self, group: str) -> StageRecord:
+        """Return how a stage's results came to be, if that is from what is there now.
+
+        Raises
+        ------
+        InputError
+            If the stage has not run, or a stage it needs has run again since.
+        """
+        record = self.record(group)
+        if record is None:
+            raise InputError(f"{self.path} has no {group}; run {_stage_of(group)} first")
+        for stage, digest in record.inputs.items():
+            if stage != "source" and self.current(STAGE_GROUPS.get(stage, stage)).digest != digest:
+                raise InputError(
+                    f"{record.stage} in {self.path} is of an earlier {stage}; run it again"
+                )
+        return record
 
     def group_attrs(self, group: str) -> dict[str, Any]:
         """Return the attributes of a stage's group."""
@@ -231,7 +265,8 @@ class Session:
             If the stage that makes it has not run.
         """
         if name not in self:
-            raise InputError(f"{self.path} has no {name}; run {name.split('/')[0]} first")
+            stage = _stage_of(name.split("/")[0])
+            raise InputError(f"{self.path} has no {name}; run {stage} first")
         return zarr.open_array(self.path, path=name, mode="r")
 
     def read(self, name: str) -> NDArray[Any]:
@@ -282,19 +317,26 @@ class Session:
     def writing(self, group: str) -> Iterator[StageWriter]:
         """Write a stage's group; `StageWriter.commit` makes it part of the session.
 
-        Whatever was not committed is removed, also what a killed process left behind; a result
-        that it was just replacing is put back.
+        Whatever was not committed is removed.
+        """
+        self.recover()
+        try:
+            yield StageWriter(self.path, group, self.path / PARTIAL / group)
+        finally:
+            self.recover()
+
+    def recover(self) -> None:
+        """Finish a commit that was cut off and remove all else that was left half-written.
+
+        Only for the holder of `lock`.
         """
         partial = self.path / PARTIAL
-        for old in partial.glob("old-*"):
-            if not (final := self.path / old.name.removeprefix("old-")).exists():
-                os.replace(old, final)
+        for old in partial.glob(f"{OLD}*"):
+            group = old.name.removeprefix(OLD)
+            if not (self.path / group).exists():  # killed between the two steps of a commit
+                new = partial / group
+                os.replace(new if new.exists() else old, self.path / group)
         shutil.rmtree(partial, ignore_errors=True)
-        writer = StageWriter(self.path, group, partial / group)
-        try:
-            yield writer
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 class StageWriter:
@@ -336,7 +378,7 @@ class StageWriter:
     def commit(self, record: StageRecord) -> None:
         """Make the group part of the session, replacing an earlier one, in one step."""
         self.attrs("", {**vars(record), "complete": True})
-        final, old = self._root / self._group, self._path.with_name(f"old-{self._group}")
+        final, old = self._root / self._group, self._path.with_name(OLD + self._group)
         if final.exists():
             os.replace(final, old)
         os.replace(self._path, final)
@@ -389,6 +431,11 @@ def frames_layout(
     while frames > 1 and frames * field[0] * field[1] * itemsize > SHARD_BYTES:
         frames //= 2
     return (frames, *tile), (frames, *field)
+
+
+def _stage_of(group: str) -> str:
+    """Return the stage that makes a group."""
+    return {group: stage for stage, group in STAGE_GROUPS.items()}.get(group, group)
 
 
 def stage_digest(stage: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

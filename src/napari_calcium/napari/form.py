@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from magicgui.widgets import Container, Widget, create_widget
+from magicgui.widgets import Widget, create_widget
+from qtpy.QtWidgets import QFormLayout, QLabel, QWidget
 
 from napari_calcium.parameters import Parameter, Parameters
 
@@ -25,19 +26,22 @@ class ParametersForm:
     ----------
     parameters : type
         The stage's `Parameters`.
+
+    Attributes
+    ----------
+    fields : dict of str to magicgui.widgets.Widget
+        The fields by the names of the parameters.
+    native : QWidget
+        The form.
     """
 
     def __init__(self, parameters: type[Parameters]) -> None:
         self._described = {each.name: each for each in parameters.describe()}
         self._given: dict[str, Any] = {}
         self.fields: dict[str, Any] = {n: _field(d) for n, d in self._described.items()}
-        self.container = Container(widgets=list(self.fields.values()))
+        self.native = QWidget()
+        self._lay_out()
         self.reset()
-
-    @property
-    def native(self) -> Any:
-        """The form as a QWidget."""
-        return self.container.native
 
     def reset(self) -> None:
         """Set every field to its default."""
@@ -53,6 +57,14 @@ class ParametersForm:
     def values(self) -> dict[str, Any]:
         """Return what the form says; a number keeps the digits that the form does not show."""
         return {name: self._value(name) for name in self.fields}
+
+    def _lay_out(self) -> None:
+        layout = QFormLayout(self.native)
+        layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        for field in self.fields.values():
+            label = QLabel(field.label)
+            label.setToolTip(field.tooltip)
+            layout.addRow(label, field.native)
 
     def _value(self, name: str) -> Any:
         given, shown = self._given[name]
@@ -71,14 +83,17 @@ def _field(described: Parameter) -> Widget:
         _start(described),
         annotation=kind,
         name=described.name,
-        label=described.name.replace("_", " "),
+        label=_label(described),
         options=options,
     )
     if kind is float:
         field.native.setDecimals(DECIMALS)
-    if described.unit not in ("", "1") and hasattr(field.native, "setSuffix"):
-        field.native.setSuffix(f" {described.unit}")
     return field
+
+
+def _label(described: Parameter) -> str:
+    name = described.name.replace("_", " ")
+    return f"{name} ({described.unit})" if described.unit not in ("", "1") else name
 
 
 def _start(described: Parameter) -> Any:

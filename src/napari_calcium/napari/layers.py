@@ -51,6 +51,9 @@ LABEL_LEVEL = 0.2
 OUTLINE_LEVEL = 0.25
 """Weight at which a footprint is outlined, as a fraction of its largest."""
 
+THINNEST, FIELD_IN_LINES = 0.4, 500
+"""Least width of an outline, px, and how many outlines side by side fill the field."""
+
 DARKEST, BRIGHTEST = 1.0, 99.8
 """Percentiles of the pixels that are shown black and white."""
 
@@ -248,6 +251,7 @@ def _image(data: Any, name: str, about: Mapping[str, Any], visible: bool = True)
         "name": name,
         "contrast_limits": contrast_limits(data),
         "visible": visible,
+        "axis_labels": ("time", "y", "x")[-data.ndim :],
         "metadata": {KEY: dict(about)},
     }
     return data, attributes, "image"
@@ -285,15 +289,15 @@ def _outlines_layer(session: Session, about: Mapping[str, Any]) -> LayerData:
     drawn = [index for index, polygon in enumerate(polygons) if len(polygon) > 2]
     attributes = {
         "name": ACCEPTED_OUTLINES,
-        "shape_type": "polygon",
+        "shape_type": "path",  # napari takes 10 ms to triangulate the face of each polygon
         "edge_color": "#ffd84d",
-        "face_color": "transparent",
-        "edge_width": 0.4,
+        "edge_width": max(THINNEST, max(_field(session)) / FIELD_IN_LINES),
         "opacity": 0.9,
         "features": {"cell_id": session.read("source_extraction/cell_id")[cells[drawn]]},
         "metadata": {KEY: dict(about)},
     }
-    return [polygons[index] for index in drawn], attributes, "shapes"
+    closed = [np.vstack((polygons[index], polygons[index][:1])) for index in drawn]
+    return closed, attributes, "shapes"
 
 
 def _field(session: Session) -> tuple[int, int]:
@@ -307,9 +311,10 @@ def _outline(footprints: sp.csc_array, shape: tuple[int, int], index: int) -> ND
         return np.zeros((0, 2))
     padded = np.pad(image, 1)  # so that a contour closes at the field's border
     contours = find_contours(padded, OUTLINE_LEVEL * float(image.max()))
-    longest = max(contours, key=len)
-    polygon = longest[:-1] - 1 + (box[0].start, box[1].start)
-    return np.clip(polygon, -0.5, np.asarray(shape) - 0.5)
+    longest = np.asarray(max(contours, key=len), np.float64)
+    polygon: NDArray[np.float64] = longest[:-1] - 1 + (box[0].start, box[1].start)
+    inside: NDArray[np.float64] = polygon.clip(-0.5, np.asarray(shape) - 0.5)
+    return inside
 
 
 def _digest(session: Session, group: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from napari.utils.notifications import show_error
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
 from napari_calcium.errors import InputError
 from napari_calcium.io.session import Session
 from napari_calcium.io.tiff import EXTENSIONS
+from napari_calcium.napari.docking import stack
 from napari_calcium.napari.form import ParametersForm
 from napari_calcium.napari.layers import metadata_of
 from napari_calcium.napari.runner import Request, progress_text, runner_of
@@ -65,7 +66,7 @@ class StageWidget(QWidget):  # type: ignore[misc]
         self.cancel_button = QPushButton("Cancel")
         self.progress_bar = QProgressBar()
         self.status = _wrapped("")
-        self._mine = False
+        self._mine = self._placed = False
         self._lay_out()
         self._connect()
         self._show_state()
@@ -104,6 +105,16 @@ class StageWidget(QWidget):  # type: ignore[misc]
     def sources(self) -> list[str]:
         """Return the files to import; none, but for the import."""
         return []
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Become a tab of the other forms when this one is shown first."""
+        super().showEvent(event)
+        if not self._placed:
+            self._placed = True
+            QTimer.singleShot(0, self._place)
+
+    def _place(self) -> None:
+        stack(self, StageWidget)
 
     def show_recorded(self) -> None:
         """Show the parameters with which this stage of the session was run, if it was."""

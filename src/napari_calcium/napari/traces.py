@@ -5,20 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyqtgraph as pg
+from napari.settings import get_settings
 from napari.utils.theme import get_theme
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_calcium.io.session import VARIABLES, Session
 from napari_calcium.napari.cell_traces import CellTraces, read_cell
-from napari_calcium.napari.layers import CELLS, metadata_of
+from napari_calcium.napari.docking import put_at_bottom
+from napari_calcium.napari.layers import ACCEPTED_OUTLINES, CELLS, metadata_of
+from napari_calcium.napari.viewing import shown_layer
 
 __all__ = ["TracesWidget"]
 
 RAW, DENOISED, DFF, CURSOR = "#8a8f98", "#ff8f3f", "#4fb3ff", "#ffd84d"
+MARK = (1.0, 1.0, 1.0, 1.0)
 PIXELS_OF_A_CLICK = 3
 HINT = "Click on a cell to see its traces"
+DOCK = "Traces (napari-calcium)"
+"""Name that napari gives the dock."""
+
+KEY_TO_COLOURS = "&nbsp;&nbsp;".join(
+    f'<span style="color: {colour}">{name}</span>'
+    for name, colour in {"raw": RAW, "denoised": DENOISED}.items()
+)
 
 
 class TracesWidget(QWidget):  # type: ignore[misc]
@@ -36,10 +48,13 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         self.layer: Any = None
         self.cell_id: int | None = None
         self.cell: CellTraces | None = None
+        self._marked: tuple[Any, int, Any] | None = None
         self._plots = pg.GraphicsLayoutWidget()
-        self._title = self._plots.addLabel(HINT, row=0, col=0)
-        self.fluorescence = self._plots.addPlot(row=1, col=0)
-        self.dff = self._plots.addPlot(row=2, col=0)
+        self._title = self._plots.addLabel(HINT, row=0, col=0, justify="left")
+        self._key = self._plots.addLabel(KEY_TO_COLOURS, row=0, col=1, justify="right")
+        self.fluorescence = self._plots.addPlot(row=1, col=0, colspan=2)
+        self.dff = self._plots.addPlot(row=2, col=0, colspan=2)
+        self._unplaced = DOCK not in get_settings().application.plugin_widget_positions
         self._lay_out()
         self.curves = self._curves()
         self.cursors = [self._cursor(plot) for plot in (self.fluorescence, self.dff)]
@@ -61,18 +76,49 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         for name, curve in self.curves.items():
             values = getattr(cell, name) if cell else None
             curve.setData(*((cell.seconds, values) if cell and values is not None else ([], [])))
-        self.dff.setVisible(cell is not None and cell.dff is not None)
+        self._show_dff(cell is not None and cell.dff is not None)
+        self._mark()
         if cell:
             self.fluorescence.setXRange(0, cell.seconds[-1], padding=0.01)
         self._follow_slider()
+
+    def _mark(self) -> None:
+        """Outline the cell in white, and the one before as it was."""
+        if self._marked is not None:
+            _recolour(*self._marked)
+            self._marked = None
+        outlines = None
+        if self.layer is not None:
+            session = metadata_of(self.layer)["session"]
+            outlines = shown_layer(self.viewer, session, ACCEPTED_OUTLINES)
+        if outlines is not None:
+            for row in np.flatnonzero(outlines.features["cell_id"] == self.cell_id):
+                self._marked = outlines, int(row), outlines.edge_color[row].copy()
+                _recolour(outlines, int(row), MARK)
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Go below the canvas, unless the dock was ever put elsewhere."""
+        super().showEvent(event)
+        if self._unplaced:
+            self._unplaced = False
+            QTimer.singleShot(0, self._place)
+
+    def _place(self) -> None:
+        put_at_bottom(self)
+
+    def _show_dff(self, there: bool) -> None:
+        """Show the lower plot, and the time below whichever plot is the lowest."""
+        self.dff.setVisible(there)
+        self.fluorescence.showLabel("bottom", not there)
+        self.fluorescence.getAxis("bottom").setStyle(showValues=not there)
 
     def _lay_out(self) -> None:
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._plots)
-        self.setMinimumHeight(220)
+        self.setMinimumHeight(180)
         units = VARIABLES["source_extraction/traces"].units
-        self.fluorescence.setLabel("left", f"fluorescence ({units})")
+        self.fluorescence.setLabel("left", f"F ({units})")
         self.dff.setLabel("left", "dF/F")
         for plot in (self.fluorescence, self.dff):
             plot.setLabel("bottom", "time (s)")
@@ -85,15 +131,13 @@ class TracesWidget(QWidget):  # type: ignore[misc]
                 plot.getAxis(side).enableAutoSIPrefix(False)
             plot.getAxis("left").setWidth(64)
         self.dff.setXLink(self.fluorescence)
-        self.dff.hide()
+        self._show_dff(False)
 
     def _curves(self) -> dict[str, Any]:
         """Return the curves by the names of `CellTraces`."""
-        legend = self.fluorescence.addLegend(offset=(-10, 1), colCount=2)
-        legend.setZValue(10)
         return {
-            "raw": self.fluorescence.plot(pen=pg.mkPen(RAW, width=1), name="raw"),
-            "denoised": self.fluorescence.plot(pen=pg.mkPen(DENOISED, width=2), name="denoised"),
+            "raw": self.fluorescence.plot(pen=pg.mkPen(RAW, width=1)),
+            "denoised": self.fluorescence.plot(pen=pg.mkPen(DENOISED, width=2)),
             "dff": self.dff.plot(pen=pg.mkPen(DFF, width=1)),
         }
 
@@ -134,6 +178,9 @@ class TracesWidget(QWidget):  # type: ignore[misc]
 
     def _on_inserted(self, event: Any) -> None:
         self._attach(event.value)
+        if metadata_of(event.value).get("layer") == ACCEPTED_OUTLINES:
+            self._marked = None
+            self._mark()
 
     def _on_removed(self, event: Any) -> None:
         if event.value is self.layer:
@@ -141,6 +188,7 @@ class TracesWidget(QWidget):  # type: ignore[misc]
             self._title.setText(HINT)
             for curve in self.curves.values():
                 curve.setData([], [])
+            self._mark()
 
     def _on_selected(self, event: Any) -> None:
         if event.source.selected_label > 0:
@@ -199,3 +247,11 @@ class TracesWidget(QWidget):  # type: ignore[misc]
             for side in ("left", "bottom"):
                 plot.getAxis(side).setPen(text)
                 plot.getAxis(side).setTextPen(text)
+
+
+def _recolour(outlines: Any, row: int, colour: Any) -> None:
+    """Give one outline a colour; nothing where the layer has other outlines by now."""
+    if row < len(outlines.edge_color):
+        colours = outlines.edge_color.copy()
+        colours[row] = colour
+        outlines.edge_color = colours

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from napari_calcium.io.export import export_csv
 from napari_calcium.io.overview import save_overview
+from napari_calcium.io.recording import file_digest
 from napari_calcium.io.sample import SAMPLE_FRAME_RATE, sample_recording, sample_truth
 from napari_calcium.io.session import Session
 from napari_calcium.pipeline.recipe import Recipe
@@ -43,13 +44,24 @@ def run_demo(output: str | Path, progress: Callable[[Progress], None] | None = N
         replaced.
     progress : callable, optional
         Called with a `Progress` after each task.
+
+    Returns
+    -------
+    DemoReport
+        What was found, and how well.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written, or its ``session.zarr`` holds another recording.
     """
     folder = Path(output)
     paths = folder / "session.zarr", folder / "traces.csv", folder / "overview.png"
-    if Session.is_session(paths[0]):
+    sample = sample_recording()
+    if Session.is_session(paths[0]) and _holds(Session(paths[0]), sample):
         shutil.rmtree(paths[0])
     recipe = Recipe({"import": {"frame_rate": SAMPLE_FRAME_RATE}})
-    report = run(paths[0], [sample_recording()], recipe=recipe, progress=progress)
+    report = run(paths[0], [sample], recipe=recipe, progress=progress)
     session = Session(paths[0])
     components, quality, truth = session.components(), session.quality(), load_truth(sample_truth())
     accepted = quality.accepted
@@ -60,3 +72,9 @@ def run_demo(output: str | Path, progress: Callable[[Progress], None] | None = N
     n_frames, n_true = session.movie().n_frames, truth.footprints.shape[1]
     n_accepted = int(accepted.sum())
     return DemoReport(n_frames, components.n_cells, n_accepted, n_true, score, report, *paths)
+
+
+def _holds(session: Session, recording: Path) -> bool:
+    """Whether a session is of one recording, so that no other is ever removed."""
+    digests = [file["digest"] for file in session.attrs["source"]]
+    return digests == [file_digest(recording)]

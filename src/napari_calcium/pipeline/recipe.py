@@ -76,9 +76,10 @@ class Recipe:
 
     @classmethod
     def of_session(cls, session: Session) -> Self:
-        """Return the recipe that made the finished stages of a session."""
+        """Return the recipe that made the finished stages, and what was asked of the others."""
         records = {stage.name: session.record(stage.group) for stage in STAGES}
-        return cls({name: record.parameters for name, record in records.items() if record})
+        made = {name: record.parameters for name, record in records.items() if record}
+        return cls(session.attrs.get("recipe", {}) | made)
 
     def parameters(self, stage: str) -> Parameters:
         """Return one stage's parameters."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
+import multiprocessing
 import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ import psutil
 import tifffile
 from dask.callbacks import Callback
 from dask.delayed import Delayed, delayed
+from dask.system import CPU_COUNT
 from threadpoolctl import threadpool_limits
 
 from napari_calcium.errors import InputError
@@ -32,7 +37,14 @@ from napari_calcium.pipeline.stages import STAGES, Inputs, Results, Stage, stage
 
 __all__ = ["Progress", "RunReport", "StageReport", "run", "save_movie"]
 
+SCHEDULERS = ("threads", "processes", "synchronous")
 VERSIONED = ("napari-calcium", "dask", "numba", "numpy", "scipy", "tifffile", "zarr")
+REFUSED_BY_THE_SYSTEM = frozenset(
+    getattr(errno, name)
+    for name in ("EACCES", "EDQUOT", "EFBIG", "EIO", "ENOSPC", "EPERM", "EROFS", "ESTALE")
+    if hasattr(errno, name)
+)
+"""What a disk, and not a bug, answers."""
 
 
 @dataclass(frozen=True)
@@ -101,27 +113,24 @@ def run(
     Raises
     ------
     InputError
-        If the recording, the session or a parameter cannot be used. Finished stages are kept.
+        If the recording, the session or a parameter cannot be used, or the disk is full or fails.
+        Finished stages are kept; a session that has none yet is removed again.
     """
+    team = Team(scheduler, CPU_COUNT if workers is None else workers)
     stages = stages_until(until) if until else STAGES
     path = Path(session)
     recipe = recipe or (Recipe.of_session(Session(path)) if Session.is_session(path) else Recipe())
     for stage in stages:
         recipe.parameters(stage.name)  # a wrong value is refused before anything is opened
-    recording = open_recording(sources) if sources else None
-    opened, new = _opened(path, recording)
-    shape = recording.frames.shape if recording else opened.array("movie/frames").shape
-    try:
-        for stage in stages:
-            recipe.parameters(stage.name).check_movie(shape)
-        with opened.lock(), _one_thread_each(), _scheduler(scheduler, workers):
-            reports = tuple(
-                _run_stage(stage, Inputs(opened, recording), recipe, progress) for stage in stages
-            )
-    except BaseException:
-        if new and opened.record("movie") is None:
-            shutil.rmtree(path, ignore_errors=True)
-        raise
+    with _disk_errors(path):
+        recording = open_recording(sources) if sources else None
+        with _opened(path, recording) as opened, _one_thread_each(), team.at_work() as pool:
+            shape = recording.frames.shape if recording else opened.array("movie/frames").shape
+            for stage in stages:
+                recipe.parameters(stage.name).check_movie(shape)
+            _remember(opened, {stage.name: recipe.parameters(stage.name) for stage in stages})
+            inputs = Inputs(opened, recording)
+            reports = tuple(_run_stage(stage, inputs, recipe, pool, progress) for stage in stages)
     return RunReport(reports, _peak_memory())
 
 
@@ -163,21 +172,50 @@ def save_movie(movie: Movie, path: str | Path) -> None:
         ) from error
 
 
-def _opened(path: Path, recording: Recording | None) -> tuple[Session, bool]:
-    """Open the session, or make it for a recording; say which."""
-    if not Session.is_session(path):
-        if recording is None:
-            raise InputError(f"{path} is not a napari-calcium session; name a recording to import")
-        return Session.create(path, _root_attrs(recording)), True
-    session = Session(path)
-    if recording is not None and session.attrs["source"] != _source(recording):
-        names = ", ".join(file["name"] for file in session.attrs["source"][:3])
-        raise InputError(f"{path} holds another recording ({names}); give another session")
-    return session, False
+@contextlib.contextmanager
+def _opened(path: Path, recording: Recording | None) -> Iterator[Session]:
+    """Open the session, or make it for a recording, and keep every other run out of it.
+
+    A session made here is removed again by an error before it holds a movie.
+    """
+    new = not Session.is_session(path)
+    if new and recording is None:
+        raise InputError(f"{path} is not a napari-calcium session; name a recording to import")
+    session = Session.create(path, {"source": []}) if new else Session(path)
+    useless = False
+    try:
+        with session.lock():
+            try:
+                session.recover()
+                _claim(session, recording)
+                yield session
+            except BaseException:
+                useless = new and session.record("movie") is None
+                raise
+    finally:
+        if useless:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _root_attrs(recording: Recording) -> dict[str, Any]:
-    return {"source": _source(recording), "software": f"napari-calcium {_version()}"}
+def _claim(session: Session, recording: Recording | None) -> None:
+    """Note whose session this is, or check that it is this recording's."""
+    if recording is None:
+        if session.record("movie") is None:
+            raise InputError(f"{session.path} holds no movie yet; name the recording to import")
+        return
+    held = session.attrs["source"]
+    if session.record("movie") is None:
+        session.update_attrs({"source": _source(recording), "software": _software()})
+    elif held != _source(recording):
+        names = ", ".join(file["name"] for file in held[:3])
+        raise InputError(f"{session.path} holds another recording ({names}); give another session")
+
+
+def _remember(session: Session, asked: Mapping[str, Parameters]) -> None:
+    """Note what is asked of stages, so that a run which is cut off can be continued."""
+    recipe = session.attrs.get("recipe", {})
+    tables = {name: parameters.to_mapping() for name, parameters in asked.items()}
+    session.update_attrs({"recipe": recipe | tables})
 
 
 def _source(recording: Recording) -> list[dict[str, Any]]:
@@ -188,30 +226,51 @@ def _source(recording: Recording) -> list[dict[str, Any]]:
 
 
 def _run_stage(
-    stage: Stage, inputs: Inputs, recipe: Recipe, progress: Callable[[Progress], None] | None
+    stage: Stage,
+    inputs: Inputs,
+    recipe: Recipe,
+    pool: Executor | None,
+    progress: Callable[[Progress], None] | None,
 ) -> StageReport:
     start = time.perf_counter()
     session = inputs.session
     parameters = recipe.parameters(stage.name)
     record = _record(stage, session, parameters)
     done = session.record(stage.group)
-    if done is not None and done.digest == record.digest:
-        return StageReport(stage.name, 0.0, skipped=True)
+    skipped = done is not None and done.digest == record.digest
+    if not skipped:
+        with session.writing(stage.group) as writer:
+            _compute(stage, stage.build(inputs, parameters), writer, pool, progress)
+            writer.commit(record)
     if isinstance(parameters, ImportParameters):
         session.update_attrs(asdict(parameters))
-    with session.writing(stage.group) as writer:
-        _compute(stage, stage.build(inputs, parameters), writer, progress)
-        writer.commit(record)
-    return StageReport(stage.name, time.perf_counter() - start, skipped=False)
+    return StageReport(stage.name, 0.0 if skipped else time.perf_counter() - start, skipped)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Put into a sentence what a disk or the system refuses."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"the run in {path} was stopped: the system ended a worker process, most often for "
+            "want of memory; run it again with fewer workers"
+        ) from error
+    except OSError as error:
+        if error.errno not in REFUSED_BY_THE_SYSTEM:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        raise InputError(
+            f"the run in {path} was stopped: {error.strerror}{place}; make room or check the "
+            "drive, then run it again to go on with the finished stages"
+        ) from error
 
 
 def _record(stage: Stage, session: Session, parameters: Parameters) -> StageRecord:
     """Return how the stage's results will have come to be."""
-    inputs = {
-        "source": stage_digest(
-            "source", {}, {f["name"]: f["digest"] for f in session.attrs["source"]}
-        )
-    }
+    source = enumerate(session.attrs["source"])
+    inputs = {"source": stage_digest("source", {}, {str(i): f["digest"] for i, f in source})}
     if stage.needs:
         groups = {s.name: s.group for s in STAGES}
         needed = {name: session.record(groups[name]) for name in stage.needs}
@@ -228,14 +287,20 @@ def _compute(
     stage: Stage,
     results: Results,
     writer: StageWriter,
+    pool: Executor | None,
     progress: Callable[[Progress], None] | None,
 ) -> None:
     """Compute one stage's graph, once, into its group."""
     writes = [
         write for name, frames in results.movies.items() for write in _writes(writer, name, frames)
     ]
-    with _reporting(stage, progress):
-        arrays, attrs, _ = dask.compute(results.arrays, results.attrs, writes)
+    try:
+        with _reporting(stage, progress):
+            arrays, attrs, _ = dask.compute(results.arrays, results.attrs, writes)
+    except BaseException:
+        if pool is not None:
+            pool.shutdown()  # no task still writes when what was half-written is removed
+        raise
     for name, values in (arrays or {}).items():
         writer.write(name, values)
     for group, values in (attrs or {}).items():
@@ -269,15 +334,39 @@ def _one_thread_each() -> Iterator[None]:
         cv2.setNumThreads(threads)
 
 
-@contextlib.contextmanager
-def _scheduler(name: str, workers: int | None) -> Iterator[None]:
-    known = ("threads", "processes", "synchronous")
-    if name not in known:
-        raise InputError(f"scheduler is {name!r}; it must be one of {', '.join(known)}")
-    if workers is not None and workers < 1:
-        raise InputError(f"workers is {workers}; it must be at least 1")
-    with dask.config.set(scheduler=name, num_workers=workers or psutil.cpu_count() or 1):
-        yield
+@dataclass(frozen=True)
+class Team:
+    """Who does the tasks: threads, processes, or the caller, and how many at a time."""
+
+    scheduler: str
+    workers: int
+
+    def __post_init__(self) -> None:
+        if self.scheduler not in SCHEDULERS:
+            raise InputError(
+                f"scheduler is {self.scheduler!r}; it must be one of {', '.join(SCHEDULERS)}"
+            )
+        if self.workers < 1:
+            raise InputError(f"workers is {self.workers}; it must be at least 1")
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[Executor | None]:
+        """Have Dask use the team."""
+        with self._pool() as pool, dask.config.set(scheduler=self.scheduler, pool=pool):
+            yield pool
+
+    def _pool(self) -> contextlib.AbstractContextManager[Executor | None]:
+        if self.scheduler == "threads":
+            return ThreadPoolExecutor(self.workers)
+        if self.scheduler == "processes":
+            spawned = multiprocessing.get_context("spawn")
+            return ProcessPoolExecutor(self.workers, spawned, initializer=_limit_to_one_thread)
+        return contextlib.nullcontext()
+
+
+def _limit_to_one_thread() -> None:
+    cv2.setNumThreads(1)
+    threadpool_limits(1)
 
 
 @contextlib.contextmanager
@@ -299,8 +388,8 @@ def _reporting(stage: Stage, progress: Callable[[Progress], None] | None) -> Ite
     progress(Progress(stage.name, 1, 1))
 
 
-def _version() -> str:
-    return importlib.metadata.version("napari-calcium")
+def _software() -> str:
+    return f"napari-calcium {importlib.metadata.version('napari-calcium')}"
 
 
 def _peak_memory() -> int:
@@ -308,6 +397,11 @@ def _peak_memory() -> int:
     memory = psutil.Process().memory_info()
     if hasattr(memory, "peak_wset"):
         return int(memory.peak_wset)
+    status = Path("/proc/self/status")
+    if status.is_file():  # the resource module would count the process that started this one too
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+        return int(peak) * 1024
     import resource
     import sys
 

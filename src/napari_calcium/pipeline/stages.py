@@ -92,7 +92,10 @@ class Stage:
 
 def _import(inputs: Inputs, parameters: ImportParameters) -> Results:
     if inputs.recording is None:
-        raise InputError(f"{inputs.session.path} holds no movie yet; name the files to import")
+        raise InputError(
+            f"{inputs.session.path} holds no movie of these import parameters; "
+            "name the recording to import it"
+        )
     frames = _whole_frames(inputs.recording.frames)
     return Results(movies={"frames": frames}, attrs=checked_range(frames))
 

@@ -1,0 +1,37 @@
+"""Where a dock goes when it is opened: napari puts each below the last."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
+
+__all__ = ["dock_of", "put_at_bottom", "stack"]
+
+
+def dock_of(widget: QWidget) -> QDockWidget | None:
+    """Return the dock that a widget is in, if it is in one of a main window."""
+    parent = widget.parentWidget()
+    while parent is not None and not isinstance(parent, QDockWidget):
+        parent = parent.parentWidget()
+    return parent if parent and isinstance(parent.parentWidget(), QMainWindow) else None
+
+
+def stack(widget: QWidget, kind: type[QWidget]) -> None:
+    """Make a widget's dock a tab of the docks of others of its kind, and raise it."""
+    dock = dock_of(widget)
+    if dock is None:
+        return
+    window = dock.parentWidget()
+    for other in window.findChildren(kind):
+        beside = dock_of(other)
+        if other is not widget and beside is not None and not beside.isFloating():
+            window.tabifyDockWidget(beside, dock)
+            break
+    dock.raise_()
+
+
+def put_at_bottom(widget: QWidget) -> None:
+    """Move a widget's dock below the canvas."""
+    dock = dock_of(widget)
+    if dock is not None and not dock.isFloating():
+        dock.parentWidget().addDockWidget(Qt.DockWidgetArea.BottomDockWidgetArea, dock)

@@ -1,0 +1,163 @@
+"""Sessions and recordings as layer data, without a window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import scipy.sparse as sp
+from skimage.draw import polygon2mask
+
+from napari_calcium.io.recording import open_recording
+from napari_calcium.io.session import Session
+from napari_calcium.napari.layers import (
+    KEY,
+    contrast_limits,
+    label_image,
+    layer_digests,
+    outlines,
+    recording_layer,
+    session_layers,
+)
+
+
+def discs(shape: tuple[int, int], *cells: tuple[float, float, float]) -> sp.csc_array:
+    """Return a Gaussian footprint (y, x, sd) of unit norm for each cell."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    images = [np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * sd**2)) for cy, cx, sd in cells]
+    kept = [np.where(image > 0.05, image, 0) for image in images]
+    columns = [(image / np.linalg.norm(image)).ravel() for image in kept]
+    return sp.csc_array(np.stack(columns, axis=1).astype(np.float32))
+
+
+def named(layers: list[Any]) -> dict[str, Any]:
+    return {attributes["name"]: (data, attributes, kind) for data, attributes, kind in layers}
+
+
+def test_a_pixel_is_of_the_cell_that_weighs_most() -> None:
+    footprints = discs((37, 53), (10, 20, 3.0), (10, 26, 3.0))
+    image = label_image(footprints, np.array([4, 9]), (37, 53))
+    first, second = footprints.toarray().T.reshape(2, 37, 53)
+    assert set(np.unique(image)) == {0, 4, 9}
+    assert image[10, 20] == 4
+    assert image[10, 26] == 9
+    assert np.all(first[image == 4] >= second[image == 4])
+    assert np.all(second[image == 9] >= first[image == 9])
+    inside = (first > 0.2 * first.max()) | (second > 0.2 * second.max())
+    np.testing.assert_array_equal(image > 0, inside)
+
+
+def test_no_cells_make_an_empty_image() -> None:
+    image = label_image(sp.csc_array((37 * 53, 0), dtype=np.float32), np.arange(0), (37, 53))
+    assert image.shape == (37, 53)
+    assert not image.any()
+
+
+def test_an_outline_encloses_the_pixels_above_its_level() -> None:
+    footprints = discs((37, 53), (12, 30, 3.0))
+    (polygon,) = outlines(footprints, (37, 53))
+    image = footprints.toarray().reshape(37, 53)
+    inside = polygon2mask((37, 53), polygon)
+    different = inside != (image > 0.25 * image.max())
+    # find_contours interpolates between pixels; only pixels on the line itself may differ
+    assert different.sum() <= 2
+
+
+def test_an_outline_closes_at_the_border_of_the_field() -> None:
+    (polygon,) = outlines(discs((37, 53), (0, 52, 4.0)), (37, 53))
+    assert polygon.min() >= -0.5
+    assert polygon[:, 0].max() < 10
+    assert polygon[:, 1].max() <= 52.5
+    assert polygon2mask((37, 53), polygon)[1, 51]
+
+
+def test_of_a_footprint_of_two_parts_the_longer_outline_is_taken() -> None:
+    two = discs((37, 53), (10, 10, 4.0)) + 0.15 * discs((37, 53), (30, 45, 1.0))
+    (polygon,) = outlines(sp.csc_array(two), (37, 53))
+    assert polygon[:, 1].max() < 30
+
+
+def test_contrast_limits_read_three_frames_only() -> None:
+    read: list[int] = []
+
+    def block(index: int) -> Any:
+        read.append(index)
+        return np.full((1, 37, 53), index)
+
+    from dask import delayed
+
+    parts = [da.from_delayed(delayed(block)(i), (1, 37, 53), int) for i in range(9)]
+    assert contrast_limits(da.concatenate(parts)) == (0.0, 8.0)
+    assert sorted(read) == [0, 4, 8]
+
+
+def test_contrast_limits_leave_out_what_is_not_a_number() -> None:
+    assert contrast_limits(np.array([[np.nan, 2.0], [2.0, np.inf]])) == (2.0, 3.0)
+    assert contrast_limits(np.full((2, 3), np.nan)) == (0.0, 1.0)
+
+
+def test_a_recording_is_lazy_and_says_what_was_understood(movie_path: Path) -> None:
+    data, attributes, kind = recording_layer(open_recording([movie_path]), [str(movie_path)])
+    assert kind == "image"
+    assert isinstance(data, da.Array)
+    assert attributes["name"] == "blobs"
+    low, high = attributes["contrast_limits"]
+    assert 50 < low < 130 < high < 500  # rest of 100 to 140 counts, transients of up to 300 more
+    about = attributes["metadata"][KEY]
+    assert about["sources"] == [str(movie_path)]
+    assert about["understood"] == "200 frames of 37 x 53 px (y, x), uint16, 1 file"
+
+
+def test_a_session_becomes_layers_from_the_movie_up(session: Session) -> None:
+    layers = named(session_layers(session))
+    assert list(layers) == [
+        "recording",
+        "corrected",
+        "mean",
+        "max",
+        "std",
+        "correlation",
+        "cells",
+        "accepted outlines",
+    ]
+    visible = [name for name, layer in layers.items() if layer[1].get("visible", True)]
+    assert visible == ["corrected", "cells", "accepted outlines"]
+    for name in ("recording", "corrected"):
+        assert isinstance(layers[name][0], da.Array)
+    assert all("contrast_limits" in layer[1] for layer in layers.values() if layer[2] == "image")
+    assert all("scale" not in layer[1] for layer in layers.values())
+
+
+def test_labels_are_identities_plus_one_with_their_scores(session: Session) -> None:
+    image, attributes, kind = named(session_layers(session))["cells"]
+    features, quality = attributes["features"], session.quality()
+    assert kind == "labels"
+    np.testing.assert_array_equal(features["index"], session.read("source_extraction/cell_id") + 1)
+    np.testing.assert_array_equal(features["snr"], quality.snr)
+    np.testing.assert_array_equal(features["accepted"], quality.accepted)
+    assert set(np.unique(image)) <= {0, *features["index"]}
+    components = session.components()
+    for row, label in enumerate(features["index"]):
+        y, x = np.unravel_index(np.argmax(components.footprint(row)), components.shape)
+        others = [components.footprint(other)[y, x] for other in range(components.n_cells)]
+        if np.argmax(others) == row:
+            assert image[y, x] == label
+
+
+def test_outlines_are_of_the_accepted(session: Session) -> None:
+    polygons, attributes, kind = named(session_layers(session))["accepted outlines"]
+    accepted = session.read("source_extraction/cell_id")[session.quality().accepted]
+    assert kind == "shapes"
+    assert len(polygons) == len(accepted) >= 4
+    np.testing.assert_array_equal(attributes["features"]["cell_id"], accepted)
+
+
+def test_an_unfinished_session_shows_what_there_is(tmp_path: Path) -> None:
+    assert session_layers(Session.create(tmp_path / "s.zarr", {"source": []})) == []
+
+
+def test_only_the_layers_asked_for_are_made(session: Session) -> None:
+    assert [layer[1]["name"] for layer in session_layers(session, ["cells"])] == ["cells"]
+    assert len(layer_digests(session)) == len(session_layers(session))
