@@ -103,8 +103,9 @@ def test_a_run_does_not_block_the_window(
     finish(qtbot, importing)
     finish(qtbot, extraction)
     timer.stop()
-    # Layers are made in between; the machine may be busy, so the bound is a generous one.
-    assert max(np.diff(ticks)) < 1.0
+    # napari compiles and draws new layers in between, and the worker takes every processor, so
+    # the longest wait is bounded generously; a run in the window's own process takes all of it.
+    assert max(np.diff(ticks)) < 2.0
     assert np.percentile(np.diff(ticks), 99) < 0.2
 
 
@@ -162,7 +163,8 @@ def test_a_cancelled_import_can_be_run_again(
     widget.form.fields["frame_rate"].value = 10.0
     with qtbot.waitSignal(widget.runner.progressed, timeout=60_000):
         widget.run_button.click()
-    widget.cancel_button.click()
+    with qtbot.waitSignal(widget.runner.ended, timeout=5_000):
+        widget.cancel_button.click()
     assert [layer.name for layer in viewer.layers] == ["long"]
     assert finish(qtbot, widget)["state"] == "done"
     assert [layer.name for layer in viewer.layers] == ["long", "recording"]

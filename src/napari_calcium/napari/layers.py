@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
@@ -68,12 +67,12 @@ def session_name(path: str | Path) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def contrast_limits(pixels: da.Array | NDArray[Any]) -> tuple[float, float]:
+def contrast_limits(pixels: Any) -> tuple[float, float]:
     """Return the values to show black and white, from a few frames.
 
     Parameters
     ----------
-    pixels : array (time, y, x) or (y, x)
+    pixels : array of NumPy, Dask or Zarr, (time, y, x) or (y, x)
         A movie, of which the first, the middle and the last frame are read, or an image. NaN is
         left out.
 
@@ -90,7 +89,8 @@ def contrast_limits(pixels: da.Array | NDArray[Any]) -> tuple[float, float]:
     (0.0, 1.0)
     """
     if pixels.ndim == 3:
-        frames = sorted({0, len(pixels) // 2, len(pixels) - 1})
+        n_frames = pixels.shape[0]
+        frames = sorted({0, n_frames // 2, n_frames - 1})
         sample = np.stack([np.asarray(pixels[frame]) for frame in frames])
     else:
         sample = np.asarray(pixels)
@@ -171,7 +171,7 @@ def recording_layer(recording: Recording, sources: list[str]) -> LayerData:
         "pixel_size": recording.pixel_size,
         "understood": _understood(recording),
     }
-    return _image(recording.frames, first.stem, about)
+    return _image(recording.frames, first.stem, about, contrast_limits(recording.frames))
 
 
 def layer_digests(session: Session) -> dict[str, str]:
@@ -240,16 +240,25 @@ def _session_layer(session: Session, name: str, digests: Mapping[str, str]) -> L
     about = {"session": session_name(session.path), "layer": name, "digest": digests[name]}
     if name in MOVIES:
         topmost = [movie for movie in MOVIES if movie in digests][-1]
-        return _image(session.movie(name).frames, MOVIES[name], about, visible=name == topmost)
+        limits = contrast_limits(session.array(name))  # not by Dask, whose cache is the window's
+        frames = session.movie(name).frames
+        return _image(frames, MOVIES[name], about, limits, visible=name == topmost)
     if name in SUMMARY_IMAGES:
-        return _image(session.read(name), SUMMARY_IMAGES[name], about, visible=False)
+        image = session.read(name)
+        return _image(image, SUMMARY_IMAGES[name], about, contrast_limits(image), visible=False)
     return _labels(session, about) if name == CELLS else _outlines_layer(session, about)
 
 
-def _image(data: Any, name: str, about: Mapping[str, Any], visible: bool = True) -> LayerData:
+def _image(
+    data: Any,
+    name: str,
+    about: Mapping[str, Any],
+    limits: tuple[float, float],
+    visible: bool = True,
+) -> LayerData:
     attributes = {
         "name": name,
-        "contrast_limits": contrast_limits(data),
+        "contrast_limits": limits,
         "visible": visible,
         "axis_labels": ("time", "y", "x")[-data.ndim :],
         "metadata": {KEY: dict(about)},

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_calcium.napari.viewing import hide_recording, show_session
+from napari_calcium.napari.viewing import (
+    Changes,
+    changes,
+    hide_recording,
+    show_changes,
+    shown_digests,
+    warm_up,
+)
 from napari_calcium.napari.worker_process import WorkerProcess
 from napari_calcium.pipeline.stages import stage_named
 
@@ -57,6 +65,8 @@ class Runner(QObject):  # type: ignore[misc]
         self.request: Request | None = None
         self._viewer = viewer
         self._stage, self._since = "", 0.0
+        self._threads = ThreadPoolExecutor(1)
+        self._ending: tuple[dict[str, Any], Future[Changes | None]] | None = None
         self._timer = QTimer(self)
         self._timer.setInterval(MILLISECONDS_BETWEEN_POLLS)
         self._timer.timeout.connect(self._poll)
@@ -75,15 +85,20 @@ class Runner(QObject):  # type: ignore[misc]
         self._stage = ""
         self.worker.request(request.message())
         self._timer.start()
+        self._threads.submit(warm_up)
         self.started.emit(request)
 
     def cancel(self) -> None:
         """End the run at once; what was finished is kept."""
-        if self.busy:
+        if self.busy and self._ending is None:
             self.worker.cancel()
             self._end({"state": "cancelled", "message": "Cancelled; what was finished is kept."})
 
     def _poll(self) -> None:
+        if self._ending is not None:
+            if self._ending[1].done():
+                self._show(*self._ending)
+            return
         for answer in self.worker.poll():
             if answer["state"] == "progress":
                 self._progress(answer)
@@ -98,21 +113,25 @@ class Runner(QObject):  # type: ignore[misc]
         self.progressed.emit({**answer, "seconds": now - self._since})
 
     def _end(self, answer: dict[str, Any]) -> None:
-        """Show what the run made, also where it did not come to its end."""
-        self._timer.stop()
-        request, self.request = self.request, None
+        """Begin to read what the run made, also where it did not come to its end."""
         if answer["state"] in ("refused", "failed", "died"):
             show_error(answer["message"])
+        assert self.request is not None
+        session = self.request.session
+        shown = shown_digests(self._viewer, session)
+        self._ending = answer, self._threads.submit(changes, session, shown)
+
+    def _show(self, answer: dict[str, Any], read: Future[Changes | None]) -> None:
+        """Show what was read; the run is over."""
+        self._timer.stop()
+        request, self.request, self._ending = self.request, None, None
         try:
-            if request is not None:
-                self._show(request, answer["state"])
+            if (found := read.result()) is not None:
+                show_changes(self._viewer, found)
+            if answer["state"] == "done" and request is not None and request.sources:
+                hide_recording(self._viewer, list(request.sources))
         finally:
             self.ended.emit(answer)
-
-    def _show(self, request: Request, state: str) -> None:
-        show_session(self._viewer, request.session)
-        if state == "done" and request.sources:
-            hide_recording(self._viewer, list(request.sources))
 
 
 def runner_of(viewer: Any) -> Runner:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from napari.layers import Layer
 
 from napari_calcium.io.session import Session
@@ -19,35 +22,92 @@ from napari_calcium.napari.layers import (
 )
 from napari_calcium.pipeline.stages import STAGES, Stage
 
-__all__ = ["hide_recording", "outdated_stages", "show_session", "shown_layer"]
+__all__ = [
+    "Changes",
+    "changes",
+    "hide_recording",
+    "outdated_stages",
+    "show_changes",
+    "shown_digests",
+    "shown_layer",
+    "warm_up",
+]
 
 
-def show_session(viewer: Any, path: str | Path) -> None:
-    """Add the layers of a session, and renew those that are there already.
+@dataclass(frozen=True)
+class Changes:
+    """What has to be done to the layers of a session.
+
+    Parameters
+    ----------
+    session : path
+        The session.
+    names : tuple of str
+        Every layer it has now, from the bottom to the top; others are to be removed.
+    layers : list of (data, attributes, kind)
+        Those that are new or different.
+    """
+
+    session: str | Path
+    names: tuple[str, ...]
+    layers: list[LayerData]
+
+
+def changes(path: str | Path, shown: Mapping[str, str]) -> Changes | None:
+    """Read from a session what a viewer does not show yet; touches no viewer.
+
+    Parameters
+    ----------
+    path : path
+        The session.
+    shown : mapping of str to str
+        The digests of what is shown, by name: see `shown_digests`.
+
+    Returns
+    -------
+    Changes or None
+        None where there is no session.
+    """
+    if not Session.is_session(path):
+        return None
+    session = Session(path)
+    digests = layer_digests(session)
+    new = [name for name, digest in digests.items() if shown.get(name) != digest]
+    return Changes(path, tuple(digests), session_layers(session, new))
+
+
+def warm_up() -> None:
+    """Make napari compile what it needs for cells, which takes it seconds the first time."""
+    corner = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    Layer.create(np.zeros((2, 2), np.int32), {}, "labels")
+    Layer.create([corner], {"shape_type": "path"}, "shapes")
+
+
+def shown_digests(viewer: Any, path: str | Path) -> dict[str, str]:
+    """Return the digests of what a viewer shows of a session, by name."""
+    return {name: metadata_of(layer)["digest"] for name, layer in _shown(viewer, path).items()}
+
+
+def show_changes(viewer: Any, changes: Changes) -> None:
+    """Add what is new of a session, and renew what was there.
 
     Parameters
     ----------
     viewer : napari.Viewer
         The viewer; layers are renewed in place, so what a person set of them stays.
-    path : path
-        The session; where there is none yet, nothing happens.
+    changes : Changes
+        What `changes` returned.
     """
-    if not Session.is_session(path):
-        return
-    session = Session(path)
-    digests = layer_digests(session)
-    shown = _shown(viewer, path)
-    for name in shown.keys() - digests.keys():
+    shown = _shown(viewer, changes.session)
+    for name in shown.keys() - set(changes.names):
         viewer.layers.remove(shown[name])
-    known = {name: metadata_of(layer)["digest"] for name, layer in shown.items()}
-    changed = [name for name, digest in digests.items() if known.get(name) != digest]
-    for layer_data in session_layers(session, changed):
+    for layer_data in changes.layers:
         name = layer_data[1]["metadata"][KEY]["layer"]
         if name in shown:
             _renew(viewer, shown[name], layer_data)
         else:
-            above = list(digests)[list(digests).index(name) + 1 :]
-            _add(viewer, path, above, layer_data)
+            above = changes.names[changes.names.index(name) + 1 :]
+            _add(viewer, changes.session, above, layer_data)
 
 
 def _shown(viewer: Any, session: str | Path) -> dict[str, Any]:
@@ -84,7 +144,7 @@ def outdated_stages(session: Session) -> list[Stage]:
     return outdated
 
 
-def _add(viewer: Any, path: str | Path, above: list[str], layer_data: LayerData) -> None:
+def _add(viewer: Any, path: str | Path, above: Sequence[str], layer_data: LayerData) -> None:
     """Add a layer below those of its session that belong above it."""
     shown = _shown(viewer, path)
     places = [viewer.layers.index(shown[name]) for name in above if name in shown]
