@@ -45,7 +45,7 @@ STAGE_NAMES = ", ".join(stage.name for stage in STAGES)
 def main() -> None:
     """Run the command line; a mistake in what was given is one sentence and exit status 2."""
     try:
-        app()
+        app(prog_name="napari-calcium")
     except InputError as error:
         Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(
             f"napari-calcium: {error}"
@@ -82,14 +82,25 @@ def run_command(
     until: Annotated[str | None, typer.Option(help=f"Last stage to run: {STAGE_NAMES}.")] = None,
     values: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="STAGE.KEY=VALUE", help="One parameter; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="STAGE.KEY=VALUE",
+            help="One parameter; repeatable. napari-calcium recipe lists them.",
+        ),
     ] = None,
-    frame_rate: Annotated[float | None, typer.Option(help="Frames per second, Hz.")] = None,
+    frame_rate: Annotated[
+        float | None, typer.Option(help="Frames per second, Hz; needed once.")
+    ] = None,
     pixel_size: Annotated[float | None, typer.Option(help="Side of a pixel, um.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Tasks at a time.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Tasks at a time; all processors if not given.")
+    ] = None,
     scheduler: Annotated[str, typer.Option(help="threads, processes or synchronous.")] = "threads",
 ) -> None:
-    """Take a recording through the stages; what is done already is not done again."""
+    """Take a recording through the stages; what is done already is not done again.
+
+    napari-calcium run movie.tif --session movie.zarr --frame-rate 30
+    """
     chosen = _recipe(session, recipe, values or (), frame_rate, pixel_size)
     with _bars() as progress:
         report = run(
@@ -112,8 +123,10 @@ def export(
     file_format: Annotated[
         Literal["csv"], typer.Option("--format", help="csv: one row per frame.")
     ] = "csv",
-    kind: Annotated[str, typer.Option(help="dff, raw or denoised.")] = "dff",
-    include_rejected: Annotated[bool, typer.Option(help="Also cells not accepted.")] = False,
+    kind: Annotated[str, typer.Option(help="Traces: dff, raw or denoised.")] = "dff",
+    include_rejected: Annotated[
+        bool, typer.Option("--include-rejected", help="Also cells not accepted.")
+    ] = False,
 ) -> None:
     """Write the traces for other programs."""
     n_cells = export_csv(
@@ -145,7 +158,9 @@ def simulate_command(
     output: Annotated[Path, typer.Argument(help="The movie to write, OUT.tif.")],
     values: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One parameter; repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="One parameter; repeatable. --keys lists them."
+        ),
     ] = None,
     list_keys: Annotated[
         bool,

@@ -155,8 +155,7 @@ class Quality:
 
 def _columns(matrix: sp.csc_array) -> sp.csc_array:
     columns = sp.csc_array(matrix, dtype=np.float32)
-    columns.sort_indices()
-    return columns
+    return columns if columns.has_sorted_indices else columns.sorted_indices()
 
 
 def _rows(name: str, array: Floats) -> Floats:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
@@ -29,9 +31,8 @@ def unit(footprints: sp.csc_array) -> sp.csc_array:
 
 def cosines(footprints: sp.csc_array) -> sp.csc_array:
     """Return the cosine of every pair of footprints, sparse (cell, cell)."""
-    norms = np.sqrt(footprints.multiply(footprints).sum(axis=0))
-    unit = footprints @ sp.diags_array(1 / np.maximum(norms, 1e-12))
-    return sp.csc_array(unit.T @ unit)
+    scaled = unit(footprints)
+    return sp.csc_array(scaled.T @ scaled)
 
 
 def areas(footprints: sp.csc_array) -> NDArray[np.int64]:
@@ -102,8 +103,8 @@ def dilated_support(footprints: sp.csc_array, shape: tuple[int, int], radius: in
     for index in range(footprints.shape[1]):
         box, image = cropped(footprints, shape, index, radius)
         grown = ndimage.binary_dilation(image > 0, disc)
-        columns.append(_column(grown.astype(np.float32), box, shape))
-    return _stacked(columns, shape)
+        columns.append((grown.astype(np.float32), box))
+    return placed(columns, shape)
 
 
 def connected_footprints(
@@ -119,8 +120,8 @@ def connected_footprints(
             labels, count = ndimage.label(kept)
             weight = ndimage.sum_labels(image, labels, np.arange(1, count + 1))
             image = np.where(labels == 1 + int(np.argmax(weight)), image, 0).astype(np.float32)
-        columns.append(_column(image, box, shape))
-    return _stacked(columns, shape)
+        columns.append((image, box))
+    return placed(columns, shape)
 
 
 def cropped(
@@ -141,20 +142,25 @@ def cropped(
     return box, image
 
 
-def _column(
-    image: NDArray[np.float32], box: tuple[slice, slice], shape: tuple[int, int]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    y, x = np.nonzero(image)
-    return (y + box[0].start) * shape[1] + x + box[1].start, image[y, x]
-
-
-def _stacked(
-    columns: list[tuple[NDArray[np.int64], NDArray[np.float32]]], shape: tuple[int, int]
+def placed(
+    images: Iterable[tuple[NDArray[np.float32], tuple[slice, slice]]], shape: tuple[int, int]
 ) -> sp.csc_array:
-    indptr = np.cumsum([0, *(len(indices) for indices, _ in columns)])
-    indices = np.concatenate([np.zeros(0, np.int64), *(indices for indices, _ in columns)])
-    data = np.concatenate([np.zeros(0, np.float32), *(data for _, data in columns)])
-    return sp.csc_array((data, indices, indptr), shape=(shape[0] * shape[1], len(columns)))
+    """Return footprints given as images, each with its box in the field.
+
+    Examples
+    --------
+    >>> image = np.array([[0.0, 2.0]], np.float32)
+    >>> placed([(image, (slice(1, 2), slice(0, 2)))], (2, 3)).toarray().ravel()
+    array([0., 0., 0., 0., 2., 0.], dtype=float32)
+    """
+    data, pixels = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
+    for image, (rows, columns) in images:
+        y, x = np.nonzero(image)
+        data.append(image[y, x])
+        pixels.append((y + rows.start) * shape[1] + x + columns.start)
+    indptr = np.cumsum([len(part) for part in pixels])
+    parts = (np.concatenate(data), np.concatenate(pixels), indptr)
+    return sp.csc_array(parts, shape=(shape[0] * shape[1], len(indptr) - 1))
 
 
 def outlines(footprint: NDArray[np.float32], level: float = 0.25) -> list[NDArray[np.float64]]:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import scipy.sparse as sp
+from dask.core import get
 from dask.delayed import Delayed, delayed
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["Movie", "blocks", "project", "weighted_sums"]
+__all__ = ["Box", "Movie", "blocks", "project", "weighted_sums"]
 
 FRAMES_PER_TASK = 256
 """Frames one task of a pass over the movie takes; the cut of the work, whatever the chunks."""
+
+PIXELS_PER_TASK = 2**26
+"""A task takes fewer frames where they would be more pixels than this; 256 of 512 x 512."""
+
+FRAMES_PER_PRODUCT = 32
+"""Frames turned into pixel-major floats at a time, so that they stay few."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +77,81 @@ class Movie:
         """Length of the recording in seconds."""
         return self.n_frames / self.frame_rate
 
+    def blocks(self) -> Iterator[slice]:
+        """Cut the frames for one pass; the larger the field, the fewer frames in a task.
+
+        Examples
+        --------
+        >>> movie = Movie(da.zeros((500, 37, 53), dtype="uint16"), frame_rate=30.0)
+        >>> list(movie.blocks())
+        [slice(0, 256, None), slice(256, 500, None)]
+        """
+        pixels = max(1, self.field[0] * self.field[1])
+        return blocks(self.n_frames, min(FRAMES_PER_TASK, max(1, PIXELS_PER_TASK // pixels)))
+
     def read(self, time: slice, y: slice = slice(None), x: slice = slice(None)) -> Delayed:
         """Return a lazy ndarray of one box, which reads no more than that box.
 
-        The box is cut out of the graph before it runs (`dask.optimize`), so a tile of a movie on
-        disk is read chunk by chunk and other parts of its blocks are never in memory.
+        The box is cut out of the graph before it runs, so a tile of a movie on disk is read chunk
+        by chunk and other parts of its blocks are never in memory. What is read stays in memory
+        until all that use the same box have run; a pass over the movie takes `apply` instead.
         """
-        (box,) = dask.optimize(self.frames[time, y, x])
-        return delayed(np.asarray, pure=True)(box)
+        return delayed(np.asarray, pure=True)(self.frames[time, y, x])
+
+    def box(self, time: slice, y: slice = slice(None), x: slice = slice(None)) -> Box:
+        """Return one box that a task can read itself."""
+        read = self.read(time, y, x)
+        return Box(read.dask.cull({read.key}).to_dict(), read.key)
+
+    def apply(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        time: slice,
+        y: slice = slice(None),
+        x: slice = slice(None),
+    ) -> Delayed:
+        """Return lazily a function of the frames of one box, which are read in the same task.
+
+        So frames are never read before they are used nor kept for another pass, and a pass over a
+        movie holds one box per worker. Frames that are costly to make are made again by each pass;
+        store them first.
+
+        Parameters
+        ----------
+        function : callable (frames, *arguments)
+            A kernel; frames are an ndarray (time, y, x).
+        *arguments
+            Its other arguments, lazy or not.
+        time, y, x : slice
+            The box.
+
+        Examples
+        --------
+        >>> movie = Movie(da.ones((60, 37, 53), chunks=20), frame_rate=30.0)
+        >>> float(movie.apply(np.mean, time=slice(10, 30), x=slice(5)).compute())
+        1.0
+        """
+        return delayed(_on_box, pure=True)(function, self.box(time, y, x), *arguments)
+
+
+class Box:
+    """A box of a movie that is read by the task that has it: not a Dask collection itself."""
+
+    def __init__(self, graph: dict[Any, Any], key: Any) -> None:
+        self._graph = graph
+        self._key = key
+
+    def __dask_tokenize__(self) -> Any:
+        return self._key
+
+    def read(self) -> NDArray[Any]:
+        """Return the frames (time, y, x)."""
+        return np.asarray(get(self._graph, self._key))
+
+
+def _on_box(function: Callable[..., Any], box: Box, *arguments: Any) -> Any:
+    return function(box.read(), *arguments)
 
 
 def blocks(n: int, size: int = FRAMES_PER_TASK) -> Iterator[slice]:
@@ -108,11 +181,8 @@ def project(movie: Movie, footprints: Delayed) -> Delayed:
     Delayed of ndarray (cell, time), float32
         One pass over the movie, a task per `FRAMES_PER_TASK` frames.
     """
-    parts = [
-        delayed(_project_block, pure=True)(movie.read(block), footprints)
-        for block in blocks(movie.n_frames)
-    ]
-    return delayed(_join_time, pure=True)(parts)
+    parts = [movie.apply(_project_block, footprints, time=block) for block in movie.blocks()]
+    return delayed(_join_time, pure=True)(*parts)
 
 
 def weighted_sums(movie: Movie, weights: Delayed, support: Delayed) -> Delayed:
@@ -133,8 +203,8 @@ def weighted_sums(movie: Movie, weights: Delayed, support: Delayed) -> Delayed:
         ``pixels @ weights.T`` at the support's pattern; one pass over the movie.
     """
     parts = [
-        delayed(_sums_block, pure=True)(movie.read(block), weights, block.start, support)
-        for block in blocks(movie.n_frames)
+        movie.apply(_sums_block, weights, block.start, support, time=block)
+        for block in movie.blocks()
     ]
     while len(parts) > 1:  # a tree of fixed shape: the same rounding whatever the workers
         parts = [delayed(_add, pure=True)(*parts[i : i + 2]) for i in range(0, len(parts), 2)]
@@ -142,11 +212,15 @@ def weighted_sums(movie: Movie, weights: Delayed, support: Delayed) -> Delayed:
 
 
 def _project_block(frames: NDArray[Any], footprints: sp.csc_array) -> NDArray[np.float32]:
-    pixels = frames.reshape(len(frames), -1).astype(np.float32)
-    return np.ascontiguousarray((pixels @ footprints).T, dtype=np.float32)
+    by_cell = sp.csr_array(footprints.T)
+    parts = [np.empty((by_cell.shape[0], 0), np.float32)]
+    for run in blocks(len(frames), FRAMES_PER_PRODUCT):
+        pixels = frames[run].reshape(run.stop - run.start, -1).T
+        parts.append(by_cell @ np.ascontiguousarray(pixels, dtype=np.float32))
+    return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
-def _join_time(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _join_time(*parts: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate(parts, axis=1)
 
 

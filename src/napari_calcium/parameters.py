@@ -135,7 +135,7 @@ class Parameters:
                 raise InputError(f"unknown parameter {key!r}; {nearest(key, known)}")
         for name, description in known.items():
             if description.required and name not in values:
-                raise InputError(f"{name} is not given; it is needed, in {description.unit}")
+                raise InputError(f"{name} is not given; it is needed{_in(description, ', in')}")
         return cls(**values)
 
     def to_mapping(self) -> dict[str, Any]:
@@ -186,10 +186,11 @@ def _typed(description: Parameter, value: Any) -> Any:
     """Return the value in the type of its field; a number may come as text from a shell."""
     name, kind = description.name, description.type
     if description.choices:
-        if value not in description.choices:
-            choices = ", ".join(map(repr, description.choices))
-            raise InputError(f"{name} is {value!r}; it must be one of {choices}")
-        return value
+        for choice in description.choices:
+            if isinstance(value, type(choice) | str) and str(value) == str(choice):
+                return choice
+        choices = ", ".join(map(repr, description.choices))
+        raise InputError(f"{name} is {value!r}; it must be one of {choices}")
     if kind is bool:
         known = {"true": True, "false": False, "True": True, "False": False}
         value = known.get(value, value) if isinstance(value, str) else value
@@ -204,7 +205,7 @@ def _typed(description: Parameter, value: Any) -> Any:
         number = kind(value)
         if kind is int and float(value) != number:
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         word = "a whole number" if kind is int else "a number"
         raise InputError(f"{name} is {value!r}; it must be {word}{_in(description)}") from None
     return number
@@ -225,5 +226,5 @@ def _check_bounds(description: Parameter, value: Any) -> None:
         raise InputError(f"{said} at most {description.maximum:g}{unit}")
 
 
-def _in(description: Parameter) -> str:
-    return f" in {description.unit}" if description.unit else ""
+def _in(description: Parameter, word: str = " in") -> str:
+    return f"{word} {description.unit}" if description.unit else ""

@@ -88,8 +88,8 @@ def decide(
 
     Examples
     --------
-    >>> decide(np.array([3.0, 1.0, 3.0, 1.0]), np.array([0.1, 0.9, -1.0, 0.1]),
-    ...        ComponentEvaluationParameters())
+    >>> parameters = ComponentEvaluationParameters(correlation_lower=0.2)
+    >>> decide(np.array([3.0, 1.0, 3.0, 1.0]), np.array([0.5, 0.9, 0.1, 0.5]), parameters)
     array([ True,  True, False, False])
     """
     enough = (snr >= parameters.snr_upper) | (correlation >= parameters.correlation_upper)

@@ -74,13 +74,15 @@ def transient_weights(components: Components, window: int) -> NDArray[np.float32
         others = overlap.indices[row][overlap.data[row] > OVERLAP]
         others = others[others != cell]
         free = ~active[others].any(axis=0)
-        weights[cell] = _largest(np.where(free, trace, -np.inf) if free.any() else trace, window)
+        weights[cell] = _largest(trace, free if free.any() else np.ones_like(free), window)
     return weights
 
 
-def _largest(trace: NDArray[np.float32], window: int) -> NDArray[np.float32]:
-    """Weigh the windows that start at the largest values, none overlapping another."""
-    left = trace.copy()
+def _largest(
+    trace: NDArray[np.float32], free: NDArray[np.bool_], window: int
+) -> NDArray[np.float32]:
+    """Weigh the free frames of the windows with the largest values, none overlapping another."""
+    left = np.where(free, trace, -np.inf)
     weights = np.zeros(len(trace), np.float32)
     for _ in range(TRANSIENTS):
         peak = int(np.argmax(left))
@@ -88,6 +90,7 @@ def _largest(trace: NDArray[np.float32], window: int) -> NDArray[np.float32]:
             break
         weights[peak : peak + window] += 1
         left[max(0, peak - window) : peak + window] = -np.inf
+    weights *= free
     return weights / max(float(weights.sum()), 1.0)
 
 

@@ -33,12 +33,12 @@ def neuropil_footprints(image: NDArray[np.float32], spacing: float) -> sp.csc_ar
     ((1961, 6), True)
     """
     rows, columns = (_windows(size, spacing) for size in image.shape)
-    parts = [
-        sp.csc_array((np.outer(row, column) * image).astype(np.float32).reshape(-1, 1))
-        for row in rows
-        for column in columns
-    ]
-    return sp.csc_array(sp.hstack(parts, format="csc"))
+    windows = sp.coo_array(sp.kron(sp.coo_array(rows), sp.coo_array(columns)))
+    node, pixel = windows.coords
+    weights = (windows.data * image.ravel()[pixel]).astype(np.float32)
+    footprints = sp.csc_array((weights, (pixel, node)), shape=windows.shape[::-1])
+    footprints.eliminate_zeros()
+    return footprints
 
 
 def _windows(size: int, spacing: float) -> NDArray[np.float64]:

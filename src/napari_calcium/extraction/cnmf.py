@@ -24,17 +24,18 @@ from napari_calcium.errors import InputError
 from napari_calcium.extraction.background import neuropil_footprints
 from napari_calcium.extraction.initialization import Seeds, find_cells
 from napari_calcium.extraction.merging import inside_stronger, merge_groups, merged
-from napari_calcium.extraction.patches import Patch, cut, read_binned
+from napari_calcium.extraction.patches import Patch, boxes, cut, read_binned
 from napari_calcium.extraction.spatial import update_footprints
 from napari_calcium.extraction.temporal import demixed_traces
 from napari_calcium.footprints import (
     areas,
     connected_footprints,
     dilated_support,
+    placed,
     spreads,
     unit,
 )
-from napari_calcium.movie import Movie, project, weighted_sums
+from napari_calcium.movie import Box, Movie, project, weighted_sums
 from napari_calcium.parameters import Parameters, parameter
 
 __all__ = ["SourceExtractionParameters", "extract_sources"]
@@ -192,17 +193,21 @@ def _search(movie: Movie, parameters: SourceExtractionParameters) -> Delayed:
     frames_per_bin = max(1, round(0.5 * parameters.decay_time * movie.frame_rate))
     halo = int(np.ceil(4 * parameters.cell_radius))
     patches = cut(movie.field, parameters.patch_size, halo)
-    least = max(4, int(0.3 * np.pi * parameters.cell_radius**2))
     seeds = [
-        delayed(find_cells)(
-            read_binned(movie, patch, frames_per_bin),
-            parameters.cell_radius,
-            parameters.threshold,
-            least,
-        )
+        delayed(_searched)(boxes(movie, patch, frames_per_bin), frames_per_bin, parameters)
         for patch in patches
     ]
     return delayed(_united)(seeds, patches, movie.field, frames_per_bin, parameters)
+
+
+def _searched(
+    runs: Sequence[Box], frames_per_bin: int, parameters: SourceExtractionParameters
+) -> Seeds:
+    """Read a patch and find its cells."""
+    least = max(4, int(0.3 * np.pi * parameters.cell_radius**2))
+    return find_cells(
+        read_binned(runs, frames_per_bin), parameters.cell_radius, parameters.threshold, least
+    )
 
 
 def _united(
@@ -214,20 +219,17 @@ def _united(
 ) -> Model:
     """Join what the patches found, each cell from the patch whose core holds its centre."""
     mean, noise = np.zeros(field, np.float32), np.zeros(field, np.float32)
-    columns: list[sp.csc_array] = []
+    places: list[tuple[Floats, tuple[slice, slice]]] = []
     traces: list[Floats] = []
     for found, patch in zip(seeds, patches, strict=True):
         mean[patch.core] = found.mean[patch.core_in_halo]
         noise[patch.core] = found.noise[patch.core_in_halo] * np.sqrt(frames_per_bin)
         for footprint, trace in zip(found.footprints, found.traces, strict=True):
             if _is_centred(footprint, patch):
-                image = np.zeros(field, np.float32)
-                image[patch.halo] = footprint
-                columns.append(sp.csc_array(image.reshape(-1, 1)))
+                places.append((footprint, patch.halo))
                 traces.append(trace)
-    footprints = sp.csc_array((field[0] * field[1], 0), dtype=np.float32)
-    if columns:
-        footprints = sp.csc_array(sp.hstack(columns, format="csc"))
+    footprints = placed(places, field)
+    if places:
         stacked = np.stack(traces)
         groups = merge_groups(footprints, stacked, parameters.merge_correlation)
         footprints = unit(merged(footprints, stacked, groups)[0])

@@ -64,14 +64,18 @@ def find_cells(frames: Floats, radius: float, threshold: float, min_pixels: int)
     mean = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
     noise = pixel_noise(frames)
     frames -= np.median(frames[:: max(1, len(frames) // 500)], axis=0)
-    sharp = high_pass(frames, radius)
-    footprints, traces = greedy(sharp, radius, threshold, min_pixels)
+    frames -= _surround(frames, radius)
+    footprints, traces = greedy(frames, radius, threshold, min_pixels)
     return Seeds(footprints, traces, mean, noise)
 
 
 def high_pass(frames: Floats, radius: float) -> Floats:
     """Subtract from each frame its surround, a Gaussian wide against a cell."""
-    return frames - _blurred(frames, 2.5 * radius)
+    return frames - _surround(frames, radius)
+
+
+def _surround(frames: Floats, radius: float) -> Floats:
+    return _blurred(frames, 2.5 * radius)
 
 
 def _blurred(frames: Floats, sigma: float) -> Floats:
@@ -88,7 +92,9 @@ def greedy(
     Parameters
     ----------
     sharp : ndarray (bin, y, x), float32
-        High-passed frames of zero median; what is explained is subtracted in place.
+        High-passed frames of zero median.
+    radius, threshold, min_pixels
+        See `find_cells`.
 
     Returns
     -------
@@ -98,14 +104,18 @@ def greedy(
     n, height, width = sharp.shape
     smooth = _blurred(sharp, 0.5 * radius)
     scale = pixel_noise(smooth)
-    smooth /= np.maximum(scale, 1e-6 * max(float(scale.max()), 1e-12))
+    footprints, traces = [np.zeros((0, height, width), np.float32)], [np.zeros((0, n), np.float32)]
+    if not scale.any():  # fewer than three frames, or nothing that changes
+        return footprints[0], traces[0]
+    scale = np.maximum(scale, 1e-6 * float(scale.max()))
+    smooth /= scale
     # pixel-major, so that one pixel's trace is contiguous
     pixels = np.ascontiguousarray(sharp.transpose(1, 2, 0))
     filtered = np.ascontiguousarray(smooth.transpose(1, 2, 0))
+    del smooth  # as large as the patch, and no longer needed
     score = np.zeros((height, width), np.float32)
     _score(filtered, score, 0, height, 0, width, ACTIVE)
     most = int(4 * height * width / (np.pi * radius**2)) + 1
-    footprints, traces = [], []
     reach = int(np.ceil(2 * radius))
     for _ in range(most):
         y, x = np.unravel_index(int(np.argmax(score)), score.shape)
@@ -119,12 +129,10 @@ def greedy(
             continue
         footprint = np.zeros((height, width), np.float32)
         footprint[box] = found[0]
-        footprints.append(footprint)
-        traces.append(found[1])
+        footprints.append(footprint[None])
+        traces.append(found[1][None])
         _subtract(pixels, filtered, score, scale, footprint, found[1], radius, box)
-    if not footprints:
-        return np.zeros((0, height, width), np.float32), np.zeros((0, n), np.float32)
-    return np.stack(footprints), np.stack(traces)
+    return np.concatenate(footprints), np.concatenate(traces)
 
 
 def _box(y: int, x: int, reach: int, height: int, width: int) -> tuple[slice, slice]:
@@ -191,7 +199,7 @@ def _subtract(
         slice(max(box[1].start - int(2 * radius), 0), min(box[1].stop + int(2 * radius), width)),
     )
     sharp = high_pass(footprint, radius)
-    smooth = _blurred(sharp, 0.5 * radius) / np.maximum(scale, 1e-12)
+    smooth = _blurred(sharp, 0.5 * radius) / scale
     rows, columns = grown
     bounds = (rows.start, rows.stop, columns.start, columns.stop)
     _take(pixels, sharp, trace, *bounds)

@@ -42,12 +42,13 @@ def merge_groups(
     if count == 0:
         return np.zeros(0, np.int64)
     overlap = sp.coo_array(sp.triu(cosines(footprints), k=1))
-    first, second = overlap.coords
+    first, second = (ends[overlap.data > MIN_OVERLAP] for ends in overlap.coords)
     centred = traces - traces.mean(axis=1, keepdims=True)
     norms = np.maximum(np.linalg.norm(centred, axis=1), 1e-12)
-    correlations = np.einsum("et,et->e", centred[first], centred[second])
-    correlations /= norms[first] * norms[second]
-    same = (overlap.data > MIN_OVERLAP) & (correlations > correlation)
+    products = [
+        np.einsum("t,t->", centred[i], centred[j]) for i, j in zip(first, second, strict=True)
+    ]
+    same = np.array(products) / (norms[first] * norms[second]) > correlation
     graph = sp.coo_array((np.ones(same.sum()), (first[same], second[same])), (count, count))
     groups = connected_components(graph, directed=False)[1]
     _, start, inverse = np.unique(groups, return_index=True, return_inverse=True)

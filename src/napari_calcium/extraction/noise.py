@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 __all__ = ["pixel_noise"]
@@ -31,7 +32,18 @@ def pixel_noise(frames: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     if len(frames) < 3:
         return np.zeros(frames.shape[1:], np.float32)
-    total = np.zeros(frames.shape[1:])
-    for before, now, after in zip(frames[:-2], frames[1:-1], frames[2:], strict=True):
-        total += np.square(now - 0.5 * (before + after))
-    return np.sqrt(total / (1.5 * (len(frames) - 2))).astype(np.float32)
+    total = _squared_differences(frames.reshape(len(frames), -1))
+    noise: NDArray[np.float64] = np.sqrt(total / (1.5 * (len(frames) - 2)))
+    return noise.reshape(frames.shape[1:]).astype(np.float32)
+
+
+@njit(nogil=True, cache=True)
+def _squared_differences(frames):  # type: ignore[no-untyped-def]
+    """Sum of squares of each frame less the mean of the two beside it."""
+    total = np.zeros(frames.shape[1])
+    for time in range(1, len(frames) - 1):
+        before, now, after = frames[time - 1], frames[time], frames[time + 1]
+        for pixel in range(len(total)):
+            change = now[pixel] - np.float32(0.5) * (before[pixel] + after[pixel])
+            total[pixel] += change * change
+    return total

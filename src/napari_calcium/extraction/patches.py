@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
-from napari_calcium.movie import Movie, blocks
+from napari_calcium.movie import Box, Movie, blocks
 
-__all__ = ["Patch", "cut", "read_binned"]
+__all__ = ["Patch", "bin_frames", "boxes", "cut", "read_binned"]
 
-FRAMES_PER_READ = 1024
+FRAMES_PER_READ = 2048
+"""About as many frames of a patch are in memory before they are averaged."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ def cut(field: tuple[int, int], size: int, halo: int) -> tuple[Patch, ...]:
 
     Examples
     --------
-    >>> [patch.core for patch in cut((37, 53), 40, 4)]
-    [(slice(0, 37, None), slice(0, 27, None)), (slice(0, 37, None), slice(27, 53, None))]
+    >>> [patch.core for patch in cut((37, 54), 40, 4)]
+    [(slice(0, 37, None), slice(0, 27, None)), (slice(0, 37, None), slice(27, 54, None))]
     """
     edges = [np.linspace(0, n, -(-n // size) + 1).round().astype(int).tolist() for n in field]
     spans = [[slice(*pair) for pair in itertools.pairwise(e)] for e in edges]
@@ -65,17 +66,18 @@ def _grown(span: slice, halo: int, size: int) -> slice:
     return slice(max(span.start - halo, 0), min(span.stop + halo, size))
 
 
-def read_binned(movie: Movie, patch: Patch, frames_per_bin: int) -> Delayed:
-    """Return lazily a patch's frames averaged in bins of time, (bin, y, x) float32.
+def boxes(movie: Movie, patch: Patch, frames_per_bin: int) -> tuple[Box, ...]:
+    """Cut a patch with its halo into runs of whole bins, to be read one after the other."""
+    run = frames_per_bin * max(1, FRAMES_PER_READ // frames_per_bin)
+    return tuple(movie.box(block, *patch.halo) for block in blocks(movie.n_frames, run))
+
+
+def read_binned(runs: Sequence[Box], frames_per_bin: int) -> NDArray[np.float32]:
+    """Return a patch's frames averaged in bins of time, (bin, y, x).
 
     Frames left over at the end, fewer than a bin, make a last bin of their own.
     """
-    run = frames_per_bin * max(1, FRAMES_PER_READ // frames_per_bin)
-    parts = [
-        delayed(bin_frames, pure=True)(movie.read(block, *patch.halo), frames_per_bin)
-        for block in blocks(movie.n_frames, run)
-    ]
-    return delayed(np.concatenate, pure=True)(parts)
+    return np.concatenate([bin_frames(run.read(), frames_per_bin) for run in runs])
 
 
 def bin_frames(frames: NDArray[Any], size: int) -> NDArray[np.float32]:
@@ -86,7 +88,12 @@ def bin_frames(frames: NDArray[Any], size: int) -> NDArray[np.float32]:
     >>> bin_frames(np.arange(5).reshape(5, 1, 1), 2).ravel()
     array([0.5, 2.5, 4. ], dtype=float32)
     """
+    means = frames[::size].astype(np.float32)
+    for step in range(1, min(size, len(frames))):
+        frames_of_bins = frames[step::size]
+        sums = means[: len(frames_of_bins)]
+        np.add(sums, frames_of_bins, out=sums, dtype=np.float32)
     starts = np.arange(0, len(frames), size)
-    counts = np.diff(np.append(starts, len(frames)))
-    sums = np.add.reduceat(frames, starts, axis=0, dtype=np.float32)
-    return (sums / counts[:, None, None].astype(np.float32)).astype(np.float32)
+    counts = np.diff(np.append(starts, len(frames))).astype(np.float32)
+    means /= counts[:, None, None]
+    return means

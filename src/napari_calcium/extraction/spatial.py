@@ -41,7 +41,7 @@ def update_footprints(
     >>> true = np.array([[2.0, 0.0], [1.0, 3.0]])
     >>> gram = np.array([[2.0, 1.0], [1.0, 2.0]])
     >>> sums = sp.csc_array(true @ gram)
-    >>> update_footprints(sums, gram, np.zeros(sums.nnz)).toarray().round(4)
+    >>> update_footprints(sums, gram, np.zeros(sums.nnz)).toarray().round(2)
     array([[2., 0.],
            [1., 3.]], dtype=float32)
     """

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from dask.delayed import Delayed, delayed
+from numba import njit
 from numpy.typing import NDArray
 
-from napari_calcium.movie import Movie, blocks
+from napari_calcium.errors import InputError
+from napari_calcium.movie import Movie
 from napari_calcium.parameters import Parameters, parameter
 
 __all__ = ["SummaryImagesParameters", "summary_images"]
@@ -30,7 +32,12 @@ class SummaryImagesParameters(Parameters):
         Neighbours of a pixel that the correlation image takes, 4 or 8. CaImAn: eight_neighbours.
     """
 
-    neighbours: int = parameter(8, unit="px", minimum=4, maximum=8)
+    neighbours: int = parameter(8, minimum=4, maximum=8)
+
+    def check(self) -> None:
+        """Raise `InputError` for a number of neighbours between 4 and 8."""
+        if self.neighbours not in (4, 8):
+            raise InputError(f"neighbours is {self.neighbours}; it must be 4 or 8")
 
 
 class Sums(NamedTuple):
@@ -71,12 +78,9 @@ def summary_images(movie: Movie, parameters: SummaryImagesParameters) -> Delayed
     >>> images["mean"][0, 0], images["correlation"].min().round(3)
     (np.float32(27.0), np.float32(1.0))
     """
-    offsets = OFFSETS_8 if parameters.neighbours > 4 else OFFSETS_4
+    offsets = OFFSETS_8 if parameters.neighbours == 8 else OFFSETS_4
     reference = movie.read(slice(0, 1))
-    parts = [
-        delayed(_sums, pure=True)(movie.read(block), reference, offsets)
-        for block in blocks(movie.n_frames)
-    ]
+    parts = [movie.apply(_sums, reference, offsets, time=block) for block in movie.blocks()]
     while len(parts) > 1:
         parts = [delayed(_joined, pure=True)(*parts[i : i + 2]) for i in range(0, len(parts), 2)]
     return delayed(_images, pure=True)(parts[0], reference, offsets)
@@ -86,18 +90,44 @@ def _sums(
     frames: NDArray[Any], reference: NDArray[Any], offsets: tuple[tuple[int, int], ...]
 ) -> Sums:
     """Sum a run of frames, each less a reference frame so that squares keep their digits."""
-    changes = frames.astype(np.float32) - reference.astype(np.float32)
-    products = np.zeros((len(offsets), *frames.shape[1:]))
-    for product, offset in zip(products, offsets, strict=True):
-        here, there = _neighbours(offset, frames.shape[1:])
-        product[here] = np.einsum("tyx,tyx->yx", changes[:, *here], changes[:, *there])
-    return Sums(
-        len(frames),
-        changes.sum(axis=0, dtype=np.float64),
-        np.einsum("tyx,tyx->yx", changes, changes).astype(np.float64),
-        products,
-        frames.max(axis=0),
-    )
+    field = frames.shape[1:]
+    total, squares, products = np.zeros(field), np.zeros(field), np.zeros((len(offsets), *field))
+    native = frames.astype(frames.dtype.newbyteorder("="), copy=False)
+    steps = np.array(offsets, np.int64)
+    _add_frames(native, reference[0].astype(np.float64), steps, total, squares, products)
+    return Sums(len(frames), total, squares, products, native.max(axis=0))
+
+
+@njit(nogil=True, cache=True)
+def _add_frames(frames, reference, offsets, total, squares, products):  # type: ignore[no-untyped-def]
+    """Add to the sums, row by row, so that the sums of a row stay in the cache."""
+    height, width = reference.shape
+    here, below = np.empty(width), np.empty(width)
+    for y in range(height):
+        following = min(y + 1, height - 1)
+        for time in range(len(frames)):
+            _subtract(frames[time, y], reference[y], here)
+            _subtract(frames[time, following], reference[following], below)
+            total[y] += here
+            _add_product(here, here, squares[y])
+            for k in range(len(offsets)):
+                down, right = offsets[k]
+                if y + down < height:
+                    first, last = max(0, -right), width - max(0, right)
+                    there = (below if down else here)[first + right : last + right]
+                    _add_product(here[first:last], there, products[k, y, first:last])
+
+
+@njit(nogil=True, cache=True)
+def _subtract(first, second, difference):  # type: ignore[no-untyped-def]
+    for x in range(len(difference)):
+        difference[x] = first[x] - second[x]
+
+
+@njit(nogil=True, cache=True)
+def _add_product(first, second, total):  # type: ignore[no-untyped-def]
+    for x in range(len(total)):
+        total[x] += first[x] * second[x]
 
 
 def _joined(first: Sums, second: Sums | None = None) -> Sums:

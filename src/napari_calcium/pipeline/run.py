@@ -399,9 +399,9 @@ def _peak_memory() -> int:
         return int(memory.peak_wset)
     status = Path("/proc/self/status")
     if status.is_file():  # the resource module would count the process that started this one too
-        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-        (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-        return int(peak) * 1024
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     import resource
     import sys
 

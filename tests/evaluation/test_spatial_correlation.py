@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from dask.delayed import delayed
+from numpy.typing import NDArray
+
+from napari_calcium.components import Background, Components
+from napari_calcium.evaluation.spatial_correlation import spatial_correlation, transient_weights
+from napari_calcium.movie import Movie
+
+FIELD = (37, 53)
+N_FRAMES = 600
+NOISE = 5.0
+DECAY_TIME = 0.5
+
+
+def soma(y: float, x: float, radius: float = 5) -> NDArray[np.float64]:
+    rows, columns = np.mgrid[: FIELD[0], : FIELD[1]]
+    return np.clip(radius + 0.5 - np.hypot(rows - y, columns - x), 0, 1)
+
+
+def components_of(images: list[NDArray[Any]], traces: NDArray[Any]) -> Components:
+    """Cells of given footprints and traces, with noise in the residuals, on a flat background."""
+    flat = np.array(images).reshape(len(images), 37 * 53)
+    norms = np.maximum(np.linalg.norm(flat, axis=1), 1e-12)
+    residuals = np.random.default_rng(1).normal(0, NOISE, traces.shape)
+    return Components(
+        footprints=sp.csc_array((flat / norms[:, None]).T),
+        shape=FIELD,
+        traces=traces * norms[:, None],
+        residuals=residuals,
+        deconvolved=np.zeros(traces.shape),
+        background=Background(sp.csc_array(np.full((37 * 53, 1), 200.0)), np.ones((1, N_FRAMES))),
+        cell_id=np.arange(len(images)),
+    )
+
+
+def transients(first: int, every: int, height: float = 40.0) -> NDArray[np.float64]:
+    trace = np.zeros(N_FRAMES)
+    for start in range(first, N_FRAMES, every):
+        trace[start:] += height * 0.8 ** np.arange(N_FRAMES - start)
+    return trace
+
+
+def movie_of(components: Components) -> Movie:
+    """The movie that the components describe, with noise."""
+    cells = components.footprints @ components.traces
+    background = components.background
+    pixels = cells + background.footprints @ background.traces
+    noise = np.random.default_rng(2).normal(0, NOISE, (N_FRAMES, *FIELD))
+    frames = (pixels.T.reshape(N_FRAMES, *FIELD) + noise).round().astype(np.int16)
+    return Movie(da.from_array(frames, chunks=(100, 20, 53)), 10.0)
+
+
+def scores(movie: Movie, components: Components) -> NDArray[np.float32]:
+    lazy = spatial_correlation(movie, delayed(components), DECAY_TIME)
+    return np.asarray(lazy.compute(scheduler="synchronous"))
+
+
+@pytest.fixture(scope="module")
+def cells() -> Components:
+    """Two that overlap, and one at the corner; one of the neighbours is much brighter."""
+    images = [soma(15, 20), soma(17, 27), soma(0, 52)]
+    traces = np.stack([transients(10, 70), 3 * transients(40, 60), transients(25, 90)])
+    return components_of(images, traces)
+
+
+def test_a_right_footprint_is_close_to_1(cells: Components) -> None:
+    """Noise of 5 in a mean of some 50 frames against a cell of about 30: above 0.95."""
+    found = scores(movie_of(cells), cells)
+    assert found.dtype == np.float32
+    assert (found > 0.95).all()
+    assert (found <= 1).all()
+
+
+def test_a_wrong_footprint_is_close_to_0(cells: Components) -> None:
+    """The traces of the cells where no cell is: about 110 px of noise, sd 0.1."""
+    images = [soma(30, 10), soma(30, 40), soma(10, 5)]
+    wrong = components_of(images, cells.traces.astype(float))
+    assert (np.abs(scores(movie_of(cells), wrong)) < 0.4).all()
+
+
+def test_a_ring_around_the_cell_is_negative_or_low(cells: Components) -> None:
+    ring = soma(15, 20, 8) - soma(15, 20, 6)
+    images = [ring, soma(17, 27), soma(0, 52)]
+    wrong = components_of(images, cells.traces / np.linalg.norm(soma(15, 20)))
+    assert scores(movie_of(cells), wrong)[0] < 0.3
+
+
+def test_the_background_is_taken_away(cells: Components) -> None:
+    """A bright gradient under a cell must not decide; without it the score is the same."""
+    slope = np.mgrid[: FIELD[0], : FIELD[1]].sum(axis=0) * 20.0
+    lit = replace(
+        cells, background=Background(sp.csc_array(slope.reshape(-1, 1)), np.ones((1, N_FRAMES)))
+    )
+    plain = scores(movie_of(cells), cells)
+    np.testing.assert_allclose(scores(movie_of(lit), lit), plain, atol=0.01)
+
+
+def test_chunks_and_workers_do_not_matter(cells: Components) -> None:
+    movie = movie_of(cells)
+    reference = scores(movie, cells)
+    other = replace(movie, frames=movie.frames.rechunk((37, 37, 11)))
+    lazy = spatial_correlation(other, delayed(cells), DECAY_TIME)
+    np.testing.assert_array_equal(lazy.compute(scheduler="threads", num_workers=2), reference)
+
+
+def test_weights_are_on_the_frames_of_the_largest_transients(cells: Components) -> None:
+    weights = transient_weights(cells, 5)
+    assert weights.shape == (3, N_FRAMES)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
+    assert (weights >= 0).all()
+    starts = np.arange(25, N_FRAMES, 90)  # of the cell that has no neighbour
+    weighted = np.flatnonzero(weights[2] * (cells.traces[2] > 2 * NOISE))
+    assert set(starts) <= set(weighted.tolist())
+    assert np.count_nonzero(weights[2]) <= 10 * 5
+
+
+def test_a_window_takes_the_frames_that_follow() -> None:
+    one = components_of([soma(15, 20)], np.zeros((1, N_FRAMES)))
+    raw = np.zeros((1, N_FRAMES))
+    raw[0, 200:204], raw[0, 598:] = 7, 9
+    weights = transient_weights(replace(one, traces=raw, residuals=0 * raw), 4)
+    assert np.flatnonzero(weights[0]).tolist() == [200, 201, 202, 203, 598, 599]
+
+
+def test_frames_in_which_a_neighbour_is_active_are_left_out(cells: Components) -> None:
+    """All of them, also those within a window that starts before the neighbour does."""
+    weights = transient_weights(cells, 8)
+    noise = cells.residuals.std(axis=1, keepdims=True)
+    active = cells.traces > 2 * noise
+    assert weights[0][active[1]].sum() == 0
+    assert weights[1][active[0]].sum() == 0
+    assert weights[2][active[0]].sum() > 0  # no neighbour: they do not matter
+
+
+def test_a_neighbour_that_is_always_active_leaves_all_frames(cells: Components) -> None:
+    busy = replace(cells, traces=cells.traces + np.array([[0], [500], [0]], np.float32))
+    weights = transient_weights(busy, 5)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_cells_without_transients_or_pixels_score_0() -> None:
+    images = [soma(15, 20), np.zeros(FIELD), soma(30, 40)]
+    traces = np.stack([transients(10, 70), transients(20, 70), np.zeros(N_FRAMES)])
+    some = components_of(images, traces)
+    residuals = some.residuals.copy()
+    residuals[2] = 0
+    found = scores(movie_of(some), replace(some, residuals=residuals))
+    assert found[0] > 0.95
+    assert found[1] == 0
+    assert found[2] == 0
+
+
+def test_no_cells() -> None:
+    none = components_of([], np.zeros((0, N_FRAMES)))
+    movie = Movie(da.zeros((N_FRAMES, *FIELD), dtype="uint16"), 10.0)
+    assert scores(movie, none).shape == (0,)
+
+
+def test_the_builder_does_not_compute(cells: Components) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the builder computed")
+
+    with dask.config.set(scheduler=refuse):
+        spatial_correlation(movie_of(cells), delayed(cells), DECAY_TIME)

@@ -1,0 +1,604 @@
+"""The command line, as a person or a script uses it."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import tifffile
+import typer.main
+import zarr
+from numpy.typing import NDArray
+
+from napari_calcium.cli import app, main
+from napari_calcium.io.recording import open_recording
+from napari_calcium.io.session import Session
+from napari_calcium.pipeline.recipe import Recipe
+from napari_calcium.pipeline.stages import STAGES
+from napari_calcium.simulation import SimulationParameters, simulate
+from napari_calcium.truth import load_truth
+
+ROOT = Path(__file__).parents[1]
+REAL = ROOT.parent / "shared" / "data" / "two_photon_real"
+NAMES = [stage.name for stage in STAGES]
+FITTING = ["--set", "motion_correction.max_shift=6", "--set", "source_extraction.cell_radius=4"]
+"""Options that suit the small movie."""
+
+
+class Answer(NamedTuple):
+    """What a command left: its exit status and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Answer]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Call `main` as the shell does."""
+
+    def call(*arguments: Any) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["napari-calcium", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        return Answer(status, *capsys.readouterr())
+
+    return call
+
+
+def shell(*arguments: Any) -> Answer:
+    """Run the command in a process of its own."""
+    code = "from napari_calcium.cli import main; main()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Answer(ended.returncode, ended.stdout, ended.stderr)
+
+
+def is_one_sentence(answer: Answer) -> bool:
+    """Whether a command failed as a user's mistake does: one line, and nothing else."""
+    return (
+        answer.status == 2
+        and answer.out == ""
+        and re.fullmatch(r"napari-calcium: [^\n]+\n", answer.err) is not None
+    )
+
+
+@pytest.fixture(scope="module")
+def frames() -> NDArray[np.uint16]:
+    """Two cells in 37 x 53 px that move."""
+    parameters = SimulationParameters(
+        height=37, width=53, n_frames=150, frame_rate=10.0, n_cells=3, cell_radius=4.0,
+        n_out_of_focus=0, motion_rigid=2.0, photons=40.0, spike_amplitude=1.5, silent_fraction=0.0,
+    )  # fmt: skip
+    values: NDArray[np.uint16] = simulate(parameters).movie.frames.compute()
+    return values
+
+
+@pytest.fixture(scope="module")
+def movie(frames: NDArray[np.uint16], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recording") / "movie.tif"
+    tifffile.imwrite(path, frames)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(movie: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A session made by the command; not to be changed."""
+    path = tmp_path_factory.mktemp("finished") / "s.zarr"
+    answer = shell("run", movie, "--session", path, "--frame-rate", 10, "--pixel-size", 2, *FITTING)
+    assert answer.status == 0, answer.err
+    assert answer.err == ""  # no bars where nobody looks
+    return path
+
+
+def pictures(folder: Path) -> dict[str, Path]:
+    """Write what is no recording, or none that can be used; return its paths."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 900, (30, 37, 53), dtype="uint16")
+    movies = {
+        "good.tif": noise,
+        "other_size.tif": noise[:, :, :50],
+        "tiny.tif": noise[:, :6, :7],
+        "one_frame.tif": noise[0],
+        "constant.tif": np.full_like(noise, 3),
+        "float.tif": noise / 900,
+    }
+    for name, values in movies.items():
+        tifffile.imwrite(folder / name, values, photometric="minisblack")
+    colours = rng.integers(0, 255, (37, 53, 3), dtype="uint8")
+    tifffile.imwrite(folder / "colours.tif", colours, photometric="rgb")
+    (folder / "text.tif").write_text("not an image")
+    (folder / "notes.docx").write_text("not an image")
+    (folder / "empty").mkdir()
+    return {path.name: path for path in folder.iterdir()}
+
+
+RATE = ["--frame-rate", "10"]
+MISTAKES = {
+    "no such file": (["none.tif"], RATE, r"none\.tif does not exist; check the path"),
+    "an empty folder": (["empty"], RATE, r"empty has no files that end in \.tif"),
+    "not an image": (["text.tif"], RATE, r"text\.tif .*TIFF"),
+    "of an unknown kind": (["notes.docx"], RATE, r"notes\.docx is of an unknown kind; known are"),
+    "frames of two sizes": (
+        ["good.tif", "other_size.tif"],
+        RATE,
+        r"other_size\.tif has frames of 37 x 50 px but .*good\.tif of 37 x 53; open only",
+    ),
+    "a colour picture": (["colours.tif"], RATE, r"colours\.tif .*; "),
+    "real numbers": (["float.tif"], RATE, r"float\.tif has pixels of type float64; save it as"),
+    "one frame": (["one_frame.tif"], RATE, r"one_frame\.tif is of 1 x 37 x 53 .* at least 2 fr"),
+    "one value": (["constant.tif"], RATE, r"every pixel of the movie is 3; check"),
+    "a field below the motion": (["tiny.tif"], RATE, r"max_shift is 15 px .* field is 6 x 7 px;"),
+    "a field below a cell": (
+        ["tiny.tif"],
+        [*RATE, "--set", "motion_correction.method=none"],
+        r"cell_radius is 5 px but the field is only 6 x 7 px; give a smaller source_extraction\.",
+    ),
+    "no frame rate": (["good.tif"], [], r"the frame rate is not given; add --frame-rate HZ"),
+    "frame rate 0": (["good.tif"], ["--frame-rate", "0"], r"import\.frame_rate is 0 Hz; it must"),
+    "a negative pixel size": (
+        ["good.tif"],
+        [*RATE, "--pixel-size", "-1"],
+        r"import\.pixel_size is -1 um; it must be at least 0 um",
+    ),
+    "a misspelt key": (
+        ["good.tif"],
+        [*RATE, "--set", "motion_correction.max_shfit=3"],
+        r"unknown parameter 'motion_correction\.max_shfit'; did you mean 'max_shift'\?",
+    ),
+    "a misspelt stage": (
+        ["good.tif"],
+        [*RATE, "--set", "motion.max_shift=3"],
+        r"unknown stage 'motion'; ",
+    ),
+    "a key without its stage": (
+        ["good.tif"],
+        [*RATE, "--set", "max_shift=3"],
+        r"'max_shift' is not a parameter; write stage\.key",
+    ),
+    "a key without a value": (
+        ["good.tif"],
+        [*RATE, "--set", "dff.window"],
+        r"--set dff\.window has no value; write --set dff\.window=VALUE",
+    ),
+    "a value of another type": (
+        ["good.tif"],
+        [*RATE, "--set", "motion_correction.max_shift=far"],
+        r"motion_correction\.max_shift is 'far'; it must be a whole number in px",
+    ),
+    "an unknown last stage": (
+        ["good.tif"],
+        [*RATE, "--until", "dfff"],
+        r"unknown stage 'dfff'; did you mean 'dff'\?",
+    ),
+    "no workers": (["good.tif"], [*RATE, "--workers", "0"], r"workers is 0; it must be at least"),
+    "an unknown scheduler": (
+        ["good.tif"],
+        [*RATE, "--scheduler", "slurm"],
+        r"scheduler is 'slurm'; it must be one of threads, processes, synchronous",
+    ),
+    "no such recipe": (
+        ["good.tif"],
+        [*RATE, "--recipe", "none.toml"],
+        r"recipe none\.toml cannot be read \(No such file",
+    ),
+}
+
+
+class TestMistakes:
+    """Exit status 2, one sentence, and no session left."""
+
+    @pytest.mark.parametrize("mistake", MISTAKES)
+    def test_is_a_sentence(self, mistake: str, cli: Cli, tmp_path: Path) -> None:
+        names, options, said = MISTAKES[mistake]
+        (tmp_path / "in").mkdir()
+        pictures(tmp_path / "in")
+        sources = [tmp_path / "in" / name for name in names]
+        answer = cli("run", *sources, "--session", tmp_path / "s.zarr", *options)
+        assert is_one_sentence(answer), answer
+        assert re.search(said, answer.err), answer.err
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+    @pytest.mark.parametrize("mistake", ["no such file", "one value"])
+    def test_in_a_process_of_its_own(self, mistake: str, tmp_path: Path) -> None:
+        names, options, said = MISTAKES[mistake]
+        (tmp_path / "in").mkdir()
+        pictures(tmp_path / "in")
+        sources = [tmp_path / "in" / name for name in names]
+        answer = shell("run", *sources, "--session", tmp_path / "s.zarr", *options)
+        assert is_one_sentence(answer), answer
+        assert re.search(said, answer.err)
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+    def test_a_misspelt_key_in_a_recipe(self, movie: Path, cli: Cli, tmp_path: Path) -> None:
+        (tmp_path / "r.toml").write_text("[import]\nframe_rate = 9\n[dff]\nwindwo = 3\n")
+        answer = cli("run", movie, "--session", tmp_path / "s", "--recipe", tmp_path / "r.toml")
+        assert is_one_sentence(answer), answer
+        assert "unknown parameter 'dff.windwo'; did you mean 'window'?" in answer.err
+
+    def test_a_recipe_without_the_frame_rate(self, movie: Path, cli: Cli, tmp_path: Path) -> None:
+        (tmp_path / "r.toml").write_text("[dff]\nwindow = 3\n")
+        answer = cli("run", movie, "--session", tmp_path / "s", "--recipe", tmp_path / "r.toml")
+        assert is_one_sentence(answer), answer
+        assert "add --frame-rate HZ" in answer.err
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["info", "none.tif"],
+            ["export", "none.zarr", "out.csv"],
+            ["recipe", "none.zarr"],
+            ["simulate", "out.tif", "--set", "n_frame=3"],
+            ["simulate", "out.tif", "--set", "n_frames=1"],
+            ["run", "--session", "none.zarr", "--frame-rate", "3"],
+        ],
+    )
+    def test_of_every_command(
+        self, arguments: list[str], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        answer = cli(*arguments)
+        assert is_one_sentence(answer), answer
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["run", "movie.tif"],
+            ["run", "movie.tif", "--session", "s.zarr", "--frame-rate", "fast"],
+            ["run", "movie.tif", "--session", "s.zarr", "--frames-rate", "3"],
+            ["export", "s.zarr", "out.mat", "--format", "mat"],
+            ["reprot"],
+        ],
+    )
+    def test_of_the_form_exits_2_too(
+        self, arguments: list[str], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        answer = cli(*arguments)
+        assert (answer.status, answer.out) == (2, "")
+        assert "Usage: napari-calcium" in answer.err
+        assert "Traceback" not in answer.err
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_bug_keeps_its_traceback(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(_: Any) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr("napari_calcium.cli.open_recording", broken)
+        with pytest.raises(ZeroDivisionError):
+            cli("info", "movie.tif")
+
+
+class TestInfo:
+    """What the import understands."""
+
+    def test_for_a_person(self, movie: Path, cli: Cli) -> None:
+        answer = cli("info", movie)
+        assert (answer.status, answer.err) == (0, "")
+        lines = answer.out.splitlines()
+        for line in (
+            "kind: TIFF",
+            "files: 1, in this order",
+            f"  1. {movie} (150 frames)",
+            "n_frames: 150",
+            "field: 37 x 53 px (y, x)",
+            "dtype: uint16",
+            "frame_rate: not found",
+        ):
+            assert line in lines
+
+    def test_for_a_program(self, movie: Path, cli: Cli) -> None:
+        answer = cli("info", "--json", movie)
+        assert json.loads(answer.out) == open_recording([movie]).summary()
+
+    def test_files_in_natural_order(
+        self, frames: NDArray[np.uint16], cli: Cli, tmp_path: Path
+    ) -> None:
+        for number in (10, 2, 1):
+            tifffile.imwrite(tmp_path / f"part {number}.tif", frames[:number])
+        answer = cli("info", tmp_path, "--json")
+        files = json.loads(answer.out)["files"]
+        assert [Path(file["path"]).name for file in files] == [
+            "part 1.tif",
+            "part 2.tif",
+            "part 10.tif",
+        ]
+        assert [file["n_frames"] for file in files] == [1, 2, 10]
+
+    def test_notes_are_told(self, movie: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Noted:
+            def summary(self) -> dict[str, Any]:
+                return {"notes": ["the last frame is incomplete", "another"]}
+
+        monkeypatch.setattr("napari_calcium.cli.open_recording", lambda _: Noted())
+        assert cli("info", movie).out == "note: the last frame is incomplete\nnote: another\n"
+
+    def test_no_frame_is_read(self, movie: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr("napari_calcium.io.tiff.TiffFrames.__getitem__")
+        assert cli("info", movie).status == 0
+
+
+class TestRun:
+    """From a recording to a session."""
+
+    def test_every_stage_is_there(self, finished: Path, frames: NDArray[np.uint16]) -> None:
+        session = Session(finished)
+        assert all(session.record(stage.group) for stage in STAGES)
+        np.testing.assert_array_equal(session.read("movie/frames"), frames)
+        assert (session.frame_rate, session.pixel_size) == (10.0, 2.0)
+        recipe = Recipe.of_session(session)
+        assert recipe.tables["motion_correction"]["max_shift"] == 6
+        assert recipe.tables["source_extraction"]["cell_radius"] == 4.0
+
+    def test_a_second_run_says_that_all_was_done(
+        self, finished: Path, movie: Path, cli: Cli
+    ) -> None:
+        for sources in ([], [movie]):
+            answer = cli("run", *sources, "--session", finished)
+            assert answer.status == 0
+            assert answer.out.count("was done") == len(STAGES)
+            assert f"session: {finished}" in answer.out
+
+    def test_step_by_step(
+        self, finished: Path, movie: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "two words" / "s.zarr"
+        first = cli("run", movie, "--session", path, "--until", "import", *RATE, *FITTING)
+        assert (first.status, first.out.count("was done")) == (0, 0)
+        assert "Import" in first.out
+        assert "Motion" not in first.out
+        second = cli("run", "--session", path, "--until", "summary_images", *FITTING)
+        assert second.out.count("was done") == 1
+        third = cli("run", "--session", path, "--set", "source_extraction.cell_radius=4")
+        assert third.out.count("was done") == 3
+        for name in ("dff/traces", "source_extraction/footprints/data"):
+            np.testing.assert_array_equal(Session(path).read(name), Session(finished).read(name))
+
+    @pytest.mark.parametrize("options", [["--workers", 1], ["--scheduler", "synchronous"]])
+    def test_workers_and_schedulers(
+        self, options: list[Any], finished: Path, movie: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "s.zarr"
+        answer = cli("run", movie, "--session", path, *RATE, "--pixel-size", 2, *FITTING, *options)
+        assert answer.status == 0
+        traces = Session(path).read("dff/traces")
+        np.testing.assert_array_equal(traces, Session(finished).read("dff/traces"))
+
+    def test_options_win_over_the_recipe(self, movie: Path, cli: Cli, tmp_path: Path) -> None:
+        written = tmp_path / "r.toml"
+        written.write_text("[import]\nframe_rate = 9\n[motion_correction]\nmax_shift = 4\n")
+        path = tmp_path / "s.zarr"
+        options = ["--frame-rate", 8, "--set", "motion_correction.smoothing=1"]
+        until = ["--until", "motion_correction"]
+        cli("run", movie, "--session", path, "--recipe", written, *options, *until)
+        tables = Recipe.of_session(Session(path)).tables
+        assert tables["import"]["frame_rate"] == 8.0
+        assert tables["motion_correction"]["max_shift"] == 4
+        assert tables["motion_correction"]["smoothing"] == 1.0
+
+    def test_a_recipe_that_is_given_replaces_the_sessions_own(
+        self, movie: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        path, written = tmp_path / "s.zarr", tmp_path / "r.toml"
+        until = ["--until", "motion_correction"]
+        cli("run", movie, "--session", path, *RATE, *FITTING, *until)
+        written.write_text("[import]\nframe_rate = 10\n")
+        answer = cli("run", "--session", path, "--recipe", written, *until)
+        assert answer.out.count("was done") == 1
+        assert Recipe.of_session(Session(path)).tables["motion_correction"]["max_shift"] == 15
+
+    def test_a_zarr_movie(self, frames: NDArray[np.uint16], cli: Cli, tmp_path: Path) -> None:
+        zarr.create_array(tmp_path / "movie.zarr", data=frames, chunks=(40, 20, 30))
+        path = tmp_path / "s.zarr"
+        cli("run", tmp_path / "movie.zarr", "--session", path, *RATE, "--until", "import")
+        np.testing.assert_array_equal(Session(path).read("movie/frames"), frames)
+
+    @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+    def test_bars_are_for_a_terminal(self, movie: Path, tmp_path: Path) -> None:
+        import pty
+
+        ours, theirs = pty.openpty()
+        code = "from napari_calcium.cli import main; main()"
+        command = [sys.executable, "-c", code, "run", movie, "--session", tmp_path / "s.zarr"]
+        ended = subprocess.run(
+            [*command, *RATE, "--until", "import"],
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            check=False,
+        )
+        os.close(theirs)
+        assert ended.returncode == 0
+        assert "Import" in os.read(ours, 2**16).decode()
+        os.close(ours)
+
+
+class TestRecipe:
+    """Recipes on paper."""
+
+    def test_the_default_is_accepted_once_the_rate_is_filled_in(
+        self, movie: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        text = cli("recipe").out
+        assert list(tomllib.loads(text)) == NAMES
+        (needed,) = re.findall(r"^# (\w+) = \(needed, Hz\)$", text, re.M)
+        written = tmp_path / "r.toml"
+        written.write_text(text.replace(f"# {needed} = (needed, Hz)", f"{needed} = 10"))
+        path = tmp_path / "s.zarr"
+        until = ["--until", "motion_correction"]
+        answer = cli("run", movie, "--session", path, "--recipe", written, *until)
+        assert answer.status == 0, answer.err
+
+    def test_that_of_a_session_repeats_it(
+        self, finished: Path, movie: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        written = tmp_path / "r.toml"
+        written.write_text(cli("recipe", finished).out)
+        path = tmp_path / "s.zarr"
+        assert cli("run", movie, "--session", path, "--recipe", written).status == 0
+        assert Recipe.of_session(Session(path)) == Recipe.of_session(Session(finished))
+        for name in ("dff/traces", "motion_correction/frames"):
+            np.testing.assert_array_equal(Session(path).read(name), Session(finished).read(name))
+
+
+class TestExport:
+    """Traces for other programs."""
+
+    @pytest.mark.parametrize("kind", [None, "raw", "denoised"])
+    def test_values_are_those_of_the_session(
+        self, kind: str | None, finished: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        options = ["--kind", kind] if kind else []
+        answer = cli("export", finished, tmp_path / "t.csv", "--format", "csv", *options)
+        session = Session(finished)
+        accepted = session.quality().accepted
+        assert accepted.any()
+        name = kind or "dff"
+        assert answer.out == f"{tmp_path / 't.csv'}: {name} of {accepted.sum()} cells\n"
+        cells = session.components()
+        traces = {
+            "dff": session.read("dff/traces"),
+            "raw": cells.traces + cells.residuals,
+            "denoised": cells.traces,
+        }[name]
+        with (tmp_path / "t.csv").open(newline="") as file:
+            header, *rows = list(csv.reader(file))
+        identities = cells.cell_id[accepted]
+        assert header == ["time (s)", *(f"cell_{identity} {name}" for identity in identities)]
+        values = np.array(rows, float)
+        np.testing.assert_allclose(values[:, 0], np.arange(150) / 10)
+        np.testing.assert_allclose(values[:, 1:].T, traces[accepted], rtol=5e-6)
+
+    def test_rejected_cells_are_asked_for(
+        self, finished: Path, movie: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "s.zarr"
+        strict = ["--set", "component_evaluation.snr_upper=1e9",
+                  "--set", "component_evaluation.correlation_upper=1"]  # fmt: skip
+        cli("run", movie, "--session", path, *RATE, *FITTING, *strict)
+        n_cells = Session(path).components().n_cells
+        assert n_cells > 0
+        few = cli("export", path, tmp_path / "few.csv").out
+        all_ = cli("export", path, tmp_path / "all.csv", "--include-rejected").out
+        assert few.endswith("dff of 0 cells\n")
+        assert all_.endswith(f"dff of {n_cells} cells\n")
+
+    def test_a_stage_that_has_not_run(self, movie: Path, cli: Cli, tmp_path: Path) -> None:
+        path = tmp_path / "s.zarr"
+        cli("run", movie, "--session", path, *RATE, "--until", "import")
+        answer = cli("export", path, tmp_path / "t.csv")
+        assert is_one_sentence(answer)
+        assert "has no dff; run dff first" in answer.err
+        assert not (tmp_path / "t.csv").exists()
+
+    def test_an_unknown_kind(self, finished: Path, cli: Cli, tmp_path: Path) -> None:
+        answer = cli("export", finished, tmp_path / "t.csv", "--kind", "spikes")
+        assert is_one_sentence(answer)
+        assert "must be one of dff, raw, denoised" in answer.err
+
+
+class TestSimulate:
+    """Movies with known truth."""
+
+    @pytest.mark.parametrize("dtype", ["uint16", "int16"])
+    def test_movie_and_truth_come_back(self, dtype: str, cli: Cli, tmp_path: Path) -> None:
+        values = {"height": 37, "width": 53, "n_frames": 70, "n_cells": 2, "frame_rate": 12.5}
+        given = {**values, "n_out_of_focus": 1, "dtype": dtype}
+        options = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+        path = tmp_path / "new" / "sim 1.tif"
+        answer = cli("simulate", path, *options)
+        assert answer.status == 0, answer.err
+        assert answer.out == f"{path}: 70 frames; truth in {tmp_path / 'new' / 'sim 1_truth.npz'}\n"
+        expected = simulate(SimulationParameters.from_mapping(given))
+        recording = open_recording([path])
+        assert recording.frames.dtype == dtype
+        assert recording.frame_rate == pytest.approx(12.5)
+        np.testing.assert_array_equal(recording.frames.compute(), expected.movie.frames.compute())
+        truth = load_truth(tmp_path / "new" / "sim 1_truth.npz")
+        assert truth.shape == (37, 53)
+        np.testing.assert_array_equal(truth.traces, expected.truth.traces)
+        np.testing.assert_array_equal(truth.shifts, expected.truth.shifts)
+        assert (truth.footprints != expected.truth.footprints).nnz == 0
+
+    def test_keys_are_listed_without_a_movie(self, cli: Cli) -> None:
+        answer = cli("simulate", "--keys")
+        assert answer.status == 0
+        names = [line.split(" = ")[0] for line in answer.out.splitlines()]
+        assert names == [key.name for key in SimulationParameters.describe()]
+        assert "height = 96  px  Height of the field of view, px." in answer.out
+
+
+def test_demo(cli: Cli, tmp_path: Path) -> None:
+    answer = cli("demo", "--output", tmp_path / "out put")
+    assert (answer.status, answer.err) == (0, "")
+    (f1,) = re.findall(r"F1 of the accepted\W+([\d.]+)", answer.out)
+    assert float(f1) >= 0.8
+    for name in ("session.zarr", "traces.csv", "overview.png"):
+        assert (tmp_path / "out put" / name).exists()
+        assert str(tmp_path / "out put" / name) in answer.out.splitlines()
+
+
+class TestHelp:
+    """Enough to use it."""
+
+    group = typer.main.get_group(app)
+
+    @pytest.mark.parametrize("command", [None, *group.commands])
+    def test_help_exits_well(self, command: str | None, cli: Cli) -> None:
+        answer = cli(*([command] if command else []), "--help")
+        assert (answer.status, answer.err) == (0, "")
+        assert answer.out.startswith("Usage: napari-calcium")
+
+    @pytest.mark.parametrize("command", group.commands)
+    def test_every_option_is_explained(self, command: str) -> None:
+        described = self.group.commands[command]
+        assert len(described.help or "") > 20
+        for parameter in described.params:
+            assert len(getattr(parameter, "help", None) or "") > 10, parameter.name
+
+    def test_the_commands_are_these(self, cli: Cli) -> None:
+        assert list(self.group.commands) == ["info", "run", "export", "recipe", "simulate", "demo"]
+        for command in self.group.commands:
+            assert re.search(rf"^  {command} +\w", cli("--help").out, re.M)
+
+    def test_stages_are_named_where_one_is_asked_for(self, cli: Cli) -> None:
+        said = " ".join(cli("run", "--help").out.split())
+        assert ", ".join(NAMES) in said
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real two-photon recording is not here")
+def test_a_real_recording(tmp_path: Path) -> None:
+    """Better than the 0.22 of the reference analysis against the same labels."""
+    path = tmp_path / "s.zarr"
+    answer = shell("run", *sorted(REAL.glob("*.tif")), "--session", path, "--frame-rate", "7")
+    assert answer.status == 0, answer.err
+    script = ROOT / "benchmarks" / "score_two_photon_real.py"
+    spec = importlib.util.spec_from_file_location("score_two_photon_real", script)
+    assert spec is not None
+    assert spec.loader is not None
+    scoring = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(scoring)
+    session = Session(path)
+    assert session.components().shape == (320, 256)
+    assert session.movie().n_frames == 600
+    labels = scoring.read_labels(REAL / "regions.json", (320, 256))
+    accepted = session.footprints()[:, session.quality().accepted]
+    f1, _, _ = scoring.score(scoring.binary(accepted), labels)
+    assert f1 > 0.22

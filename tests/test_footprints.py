@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from napari_calcium.footprints import (
+    areas,
+    connected_footprints,
+    cosines,
+    cropped,
+    dilated_support,
+    masks,
+    outlines,
+    placed,
+    spreads,
+    unit,
+)
+
+SHAPE = (37, 53)
+
+
+def matrix(*images: NDArray[np.floating]) -> sp.csc_array:
+    return sp.csc_array(np.stack([i.ravel() for i in images], axis=1).astype(np.float32))
+
+
+def disc(y: float, x: float, radius: float) -> NDArray[np.float32]:
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    return ((rows - y) ** 2 + (columns - x) ** 2 <= radius**2).astype(np.float32)
+
+
+@pytest.fixture
+def footprints() -> sp.csc_array:
+    """A cell, one at the corner, one that overlaps the first, and one without pixels."""
+    return matrix(
+        3 * disc(18, 30, 5), disc(0, 52, 4), 2 * disc(20, 34, 4), np.zeros(SHAPE, np.float32)
+    )
+
+
+def images(footprints: sp.csc_array) -> NDArray[np.float32]:
+    return footprints.toarray().T.reshape(-1, *SHAPE)
+
+
+def test_unit_footprints_have_norm_1(footprints: sp.csc_array) -> None:
+    norms = np.linalg.norm(unit(footprints).toarray(), axis=0)
+    np.testing.assert_allclose(norms, [1, 1, 1, 0], rtol=1e-6)
+
+
+def test_cosines_are_those_of_the_images(footprints: sp.csc_array) -> None:
+    flat = footprints.toarray().T.astype(float)
+    norms = np.maximum(np.linalg.norm(flat, axis=1), 1e-12)
+    expected = (flat @ flat.T) / norms[:, None] / norms
+    np.testing.assert_allclose(cosines(footprints).toarray(), expected, atol=1e-6)
+
+
+def test_areas_and_masks_cut_at_a_part_of_the_maximum(footprints: sp.csc_array) -> None:
+    dim = images(footprints) * np.where(np.arange(53) < 30, 0.15, 1).astype(np.float32)
+    expected = [image > 0.2 * image.max() for image in dim]
+    np.testing.assert_array_equal(images(masks(matrix(*dim))), expected)
+    np.testing.assert_array_equal(areas(matrix(*dim)), np.sum(expected, axis=(1, 2)))
+    assert areas(matrix(*dim))[3] == 0
+
+
+def test_no_footprints_at_all() -> None:
+    none = sp.csc_array((37 * 53, 0), dtype=np.float32)
+    assert areas(none).shape == (0,)
+    assert spreads(none, SHAPE).shape == (0,)
+    assert cosines(none).shape == (0, 0)
+    assert unit(none).shape == none.shape
+    assert dilated_support(none, SHAPE, 2).shape == none.shape
+    assert connected_footprints(none, SHAPE, 0.1).shape == none.shape
+
+
+def test_the_spread_is_1_for_a_disc_and_more_for_a_line() -> None:
+    line = np.zeros(SHAPE)
+    line[7, 11:41] = 1
+    found = spreads(matrix(disc(18, 30, 8), line), SHAPE)
+    mean_square = np.mean((np.arange(30) - 14.5) ** 2)
+    np.testing.assert_allclose(found, [1, mean_square * 2 * np.pi / 30], rtol=0.02)
+    assert spreads(matrix(np.zeros(SHAPE)), SHAPE)[0] == 0
+
+
+def test_support_reaches_a_radius_further_but_not_over_the_border() -> None:
+    points = np.zeros((2, *SHAPE), np.float32)
+    points[0, 18, 30] = 0.5
+    points[1, 36, 0] = 2
+    support = images(dilated_support(matrix(*points), SHAPE, 3))
+    np.testing.assert_array_equal(support[0], disc(18, 30, 3))
+    np.testing.assert_array_equal(support[1], disc(36, 0, 3))
+
+
+def test_support_of_nothing_is_nothing(footprints: sp.csc_array) -> None:
+    assert dilated_support(footprints, SHAPE, 3)[:, [3]].nnz == 0
+
+
+def test_the_strongest_connected_part_is_kept() -> None:
+    small_but_bright, large = 3 * disc(8, 10, 3), disc(25, 40, 6)
+    (kept,) = images(connected_footprints(matrix(small_but_bright + large), SHAPE, 0.1))
+    assert kept[25, 40] == 1  # 113 px of 1 outweigh 29 px of 3
+    assert kept[8, 10] == 0
+
+
+def test_single_bright_pixels_are_no_part() -> None:
+    speckled = disc(18, 30, 5)
+    speckled[2, 2] = speckled[30, 50] = 5
+    (kept,) = images(connected_footprints(matrix(speckled), SHAPE, 0.1))
+    assert kept[2, 2] == kept[30, 50] == 0
+    assert np.count_nonzero(kept) > 0.9 * disc(18, 30, 5).sum()
+
+
+def test_footprints_smaller_than_the_filter_survive_whole() -> None:
+    point = np.zeros(SHAPE, np.float32)
+    point[36, 52] = 2
+    found = images(connected_footprints(matrix(point, np.zeros(SHAPE)), SHAPE, 0.1))
+    np.testing.assert_array_equal(found, [point, np.zeros(SHAPE)])
+
+
+@pytest.mark.parametrize(
+    ("index", "margin", "box"),
+    [
+        (0, 0, (slice(13, 24), slice(25, 36))),
+        (0, 2, (slice(11, 26), slice(23, 38))),
+        (1, 3, (slice(0, 8), slice(45, 53))),
+        (3, 3, (slice(0, 0), slice(0, 0))),
+    ],
+)
+def test_the_box_around_a_footprint(
+    footprints: sp.csc_array, index: int, margin: int, box: tuple[slice, slice]
+) -> None:
+    found, image = cropped(footprints, SHAPE, index, margin)
+    assert found == box
+    np.testing.assert_array_equal(image, images(footprints)[index][box])
+
+
+def test_placed_undoes_cropped(footprints: sp.csc_array) -> None:
+    pieces = [cropped(footprints, SHAPE, i, i)[::-1] for i in range(4)]
+    again = placed(pieces, SHAPE)
+    np.testing.assert_array_equal(again.toarray(), footprints.toarray())
+    assert placed([], SHAPE).shape == (37 * 53, 0)
+
+
+def test_outlines_run_around_the_footprint() -> None:
+    (line,) = outlines(disc(18, 30, 6), level=0.5)
+    np.testing.assert_array_equal(line[0], line[-1])
+    distance = np.hypot(line[:, 0] - 18, line[:, 1] - 30)
+    assert distance.min() > 5.4
+    assert distance.max() < 6.6
+
+
+def test_outlines_close_at_the_border() -> None:
+    (line,) = outlines(disc(0, 52, 4))
+    np.testing.assert_array_equal(line[0], line[-1])
+    assert line.min() >= -1
+    assert (line.max(axis=0) <= SHAPE).all()
+
+
+def test_outlines_longest_first_and_none_of_nothing() -> None:
+    first, second = outlines(disc(8, 10, 3) + disc(25, 40, 6))
+    assert len(first) > len(second)
+    assert outlines(np.zeros(SHAPE, np.float32)) == []
