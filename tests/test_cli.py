@@ -72,10 +72,13 @@ def shell(*arguments: Any) -> Answer:
 
 
 def is_one_sentence(answer: Answer) -> bool:
-    """Whether a command failed as a user's mistake does: one line, and nothing else."""
+    """Whether a command failed as a user's mistake does: one line of error and no result.
+
+    What the import understood of the recording may have been said before.
+    """
     return (
         answer.status == 2
-        and answer.out == ""
+        and re.fullmatch(r"((TIFF|Zarr), \d+ frames of [^\n]+\n)?", answer.out) is not None
         and re.fullmatch(r"napari-calcium: [^\n]+\n", answer.err) is not None
     )
 
@@ -145,11 +148,15 @@ MISTAKES = {
     "real numbers": (["float.tif"], RATE, r"float\.tif has pixels of type float64; save it as"),
     "one frame": (["one_frame.tif"], RATE, r"one_frame\.tif is of 1 x 37 x 53 .* at least 2 fr"),
     "one value": (["constant.tif"], RATE, r"every pixel of the movie is 3; check"),
-    "a field below the motion": (["tiny.tif"], RATE, r"max_shift is 15 px .* field is 6 x 7 px;"),
+    "a field below the motion": (
+        ["tiny.tif"],
+        RATE,
+        r"motion_correction\.max_shift is 15 px .* field is 6 x 7 px;",
+    ),
     "a field below a cell": (
         ["tiny.tif"],
         [*RATE, "--set", "motion_correction.method=none"],
-        r"cell_radius is 5 px but the field is only 6 x 7 px; give a smaller source_extraction\.",
+        r"source_extraction\.cell_radius is 5 px but the field is only 6 x 7 px; give a smaller",
     ),
     "no frame rate": (["good.tif"], [], r"the frame rate is not given; add --frame-rate HZ"),
     "frame rate 0": (["good.tif"], ["--frame-rate", "0"], r"import\.frame_rate is 0 Hz; it must"),

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from napari_calcium.errors import InputError
 from napari_calcium.io.export import export_csv
-from napari_calcium.io.recording import open_recording
+from napari_calcium.io.recording import Recording, open_recording
 from napari_calcium.io.session import Session
 from napari_calcium.pipeline.demo import DemoReport, run_demo
 from napari_calcium.pipeline.recipe import Recipe
@@ -101,11 +101,14 @@ def run_command(
 
     napari-calcium run movie.tif --session movie.zarr --frame-rate 30
     """
-    chosen = _recipe(session, recipe, values or (), frame_rate, pixel_size)
+    recording = open_recording(sources) if sources else None
+    chosen = _recipe(session, recording, recipe, values or (), frame_rate, pixel_size)
+    if recording:
+        typer.echo(_understood(recording))
     with _bars() as progress:
         report = run(
             session,
-            sources or (),
+            recording or (),
             recipe=chosen,
             until=until,
             workers=workers,
@@ -193,6 +196,7 @@ def demo(
 
 def _recipe(
     session: Path,
+    recording: Recording | None,
     recipe: Path | None,
     values: list[str] | tuple[str, ...],
     frame_rate: float | None,
@@ -210,7 +214,11 @@ def _recipe(
     for value in values:
         chosen = chosen.with_value(*_split(value))
     if "frame_rate" not in chosen.tables.get("import", {}):
-        raise InputError("the frame rate is not given; add --frame-rate HZ (frames per second)")
+        rate = recording.frame_rate if recording else None
+        hint = f"; the file's metadata say {rate:.6g} Hz" if rate else ""
+        raise InputError(
+            f"the frame rate is not given; add --frame-rate HZ (frames per second){hint}"
+        )
     return chosen
 
 
@@ -224,6 +232,17 @@ def _lines(key: str, value: Any) -> list[str]:
     if key == "field":
         return [f"field: {value[0]} x {value[1]} px (y, x)"]
     return [f"{key}: {'not found' if value is None else value}"]
+
+
+def _understood(recording: Recording) -> str:
+    """Return in a line what the import understands of a recording."""
+    n_frames, height, width = recording.frames.shape
+    names = [file.path.name for file in recording.files]
+    listed = ", ".join(names if len(names) <= 3 else [names[0], names[1], "...", names[-1]])
+    return (
+        f"{recording.kind}, {n_frames} frames of {height} x {width} px (y, x), "
+        f"{recording.frames.dtype}, in this order: {listed}"
+    )
 
 
 def _split(assignment: str) -> tuple[str, str]:

@@ -100,7 +100,7 @@ class SourceExtractionParameters(Parameters):
         if min(shape[1:]) < 2 * self.cell_radius:
             raise InputError(
                 f"cell_radius is {self.cell_radius:g} px but the field is only {shape[1]} x "
-                f"{shape[2]} px; give a smaller source_extraction.cell_radius"
+                f"{shape[2]} px; give a smaller cell_radius"
             )
 
 

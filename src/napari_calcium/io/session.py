@@ -218,6 +218,8 @@ class Session:
         try:
             yield
         finally:
+            if os.name != "nt":  # zarr warns of files it does not know; Windows keeps an open one
+                (self.path / ".lock").unlink(missing_ok=True)
             lock.release()
 
     def record(self, group: str) -> StageRecord | None:

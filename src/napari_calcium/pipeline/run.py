@@ -75,7 +75,7 @@ class RunReport:
 
 def run(
     session: str | Path,
-    sources: Sequence[str | Path] = (),
+    sources: Sequence[str | Path] | Recording = (),
     *,
     recipe: Recipe | None = None,
     until: str | None = None,
@@ -92,7 +92,7 @@ def run(
     ----------
     session : path
         The session's folder; made if it does not exist.
-    sources : sequence of path, optional
+    sources : sequence of path or Recording, optional
         The recording; not needed once it is imported.
     recipe : Recipe, optional
         Parameters of the stages; the session's own where none is given.
@@ -123,15 +123,29 @@ def run(
     for stage in stages:
         recipe.parameters(stage.name)  # a wrong value is refused before anything is opened
     with _disk_errors(path):
-        recording = open_recording(sources) if sources else None
+        recording = _recording(sources)
         with _opened(path, recording) as opened, _one_thread_each(), team.at_work() as pool:
             shape = recording.frames.shape if recording else opened.array("movie/frames").shape
             for stage in stages:
-                recipe.parameters(stage.name).check_movie(shape)
+                _check_movie(stage, recipe.parameters(stage.name), shape)
             _remember(opened, {stage.name: recipe.parameters(stage.name) for stage in stages})
             inputs = Inputs(opened, recording)
             reports = tuple(_run_stage(stage, inputs, recipe, pool, progress) for stage in stages)
     return RunReport(reports, _peak_memory())
+
+
+def _recording(sources: Sequence[str | Path] | Recording) -> Recording | None:
+    if isinstance(sources, Recording):
+        return sources
+    return open_recording(sources) if sources else None
+
+
+def _check_movie(stage: Stage, parameters: Parameters, shape: tuple[int, ...]) -> None:
+    """Refuse parameters that do not fit the movie before any stage has run."""
+    try:
+        parameters.check_movie(shape)
+    except InputError as error:
+        raise InputError(f"{stage.name}.{error}") from None
 
 
 def save_movie(movie: Movie, path: str | Path) -> None:
