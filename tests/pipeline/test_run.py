@@ -652,7 +652,7 @@ class TestStorage:
 
     def test_there_are_no_pickles(self, finished: Path) -> None:
         names = {file.name for file in finished.rglob("*") if file.is_file()}
-        assert {name for name in names if not name.isdigit()} == {"zarr.json", ".lock"}
+        assert {name for name in names if not name.isdigit()} == {"zarr.json"}
         metadata = [json.loads((finished / name / "zarr.json").read_text()) for name in VARIABLES]
         assert {each["data_type"] for each in metadata} == {"bool", "uint16", "int64", "float32"}
 
