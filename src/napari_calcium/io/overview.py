@@ -43,7 +43,7 @@ def save_overview(session: Session, path: str | Path) -> None:
     _draw_field(field, session.read("summary_images/mean"), session.pixel_size)
     for cell in accepted:
         colour = colours.get(int(cell), "white")
-        for line in outlines(components.footprint(int(cell))):
+        for line in outlines(components.footprint(int(cell)))[:1]:
             field.plot(line[:, 1], line[:, 0], color=colour, linewidth=1.2)
     field.set_title(f"mean image, {len(accepted)} accepted of {components.n_cells} components")
     _draw_traces(plot, session, best, colours)
@@ -55,6 +55,7 @@ def _draw_field(axes: Any, mean: NDArray[np.float32], pixel_size: float) -> None
     axes.imshow(mean, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
     axes.set_xlabel(f"x (px of {pixel_size:g} um)" if pixel_size else "x (px)")
     axes.set_ylabel("y (px)")
+    axes.autoscale(False)  # outlines of cells at the border do not widen the picture
 
 
 def _draw_traces(
