@@ -42,6 +42,9 @@ __all__ = ["SourceExtractionParameters", "extract_sources"]
 
 Floats = NDArray[np.float32]
 
+MOST_BINS = 4000
+"""Cells are searched in at most so many averaged frames: memory is bounded for any length."""
+
 
 @dataclass(frozen=True)
 class SourceExtractionParameters(Parameters):
@@ -190,7 +193,9 @@ def extract_sources(movie: Movie, parameters: SourceExtractionParameters) -> Del
 
 def _search(movie: Movie, parameters: SourceExtractionParameters) -> Delayed:
     """Build the search for cells in all patches and their union into one model."""
-    frames_per_bin = max(1, round(0.5 * parameters.decay_time * movie.frame_rate))
+    frames_per_bin = max(
+        1, round(0.5 * parameters.decay_time * movie.frame_rate), -(-movie.n_frames // MOST_BINS)
+    )
     halo = int(np.ceil(4 * parameters.cell_radius))
     patches = cut(movie.field, parameters.patch_size, halo)
     seeds = [

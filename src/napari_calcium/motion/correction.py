@@ -7,7 +7,7 @@ from typing import Literal
 
 import dask.array as da
 import numpy as np
-from dask.delayed import Delayed, delayed
+from dask.delayed import Delayed
 
 from napari_calcium.motion.shifts import check_max_shift, estimate_shifts, shift_frames
 from napari_calcium.motion.template import estimate_template, mean_of_samples
@@ -166,12 +166,11 @@ def apply_shifts(movie: Movie, shifts: da.Array, frames_per_block: int = FRAMES_
     """
     if shifts.shape != (movie.n_frames, 2):
         raise ValueError(f"shifts have the shape {shifts.shape}, not ({movie.n_frames}, 2)")
-    kernel = delayed(shift_frames, pure=True)
     cut = list(blocks(movie.n_frames, frames_per_block))
     pieces = shifts.rechunk((frames_per_block, 2)).to_delayed().ravel()
     parts = [
         da.from_delayed(
-            kernel(movie.read(block), piece),
+            movie.apply(shift_frames, piece, time=block),
             shape=(block.stop - block.start, *movie.field),
             dtype=movie.frames.dtype.newbyteorder("="),
         )

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 import scipy.fft
-from dask.delayed import Delayed, delayed
+from dask.delayed import Delayed
 from numba import njit
 from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
-from napari_calcium.movie import Movie, blocks
+from napari_calcium.movie import Movie
 
 if TYPE_CHECKING:
     from napari_calcium.motion.correction import MotionCorrectionParameters
@@ -74,15 +74,14 @@ def estimate_shifts(
     ((256, 44), (2,))
     """
     check_max_shift(parameters.max_shift, movie.field)
-    kernel = delayed(rigid_shifts, pure=True)
     options = (parameters.max_shift, parameters.smoothing, parameters.high_pass)
     parts = [
         da.from_delayed(
-            kernel(movie.read(block), template, *options),
+            movie.apply(rigid_shifts, template, *options, time=block),
             shape=(block.stop - block.start, 2),
             dtype=np.float32,
         )
-        for block in blocks(movie.n_frames)
+        for block in movie.blocks()
     ]
     return da.concatenate(parts) if parts else da.zeros((0, 2), dtype=np.float32)
 
