@@ -119,9 +119,9 @@ class Movie:
 
         Parameters
         ----------
-        function : callable (frames, *arguments)
-            A kernel; frames are an ndarray (time, y, x).
-        *arguments
+        function : callable
+            A kernel of the frames, an ndarray (time, y, x), and of `arguments`.
+        *arguments : object
             Its other arguments, lazy or not.
         time, y, x : slice
             The box.
