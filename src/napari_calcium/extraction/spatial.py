@@ -1,8 +1,9 @@
 """Spatial update: the footprints that fit the movie best, given the traces.
 
 Per pixel a non-negative sparse regression of its signal on the traces of the cells that reach it,
-solved by coordinate descent on the Gram matrix of the traces (Friedman et al. 2010,
-10.18637/jss.v033.i01), the penalty a multiple of the pixel's noise.
+the penalty a multiple of the pixel's noise. It is solved by HALS, hierarchical alternating least
+squares (Cichocki and Phan 2009, 10.1587/transfun.E92.A.708): one cell after the other takes its best
+non-negative weight given the others, on products and Gram matrix computed once, until none moves.
 """
 
 from __future__ import annotations
