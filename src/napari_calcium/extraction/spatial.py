@@ -2,7 +2,7 @@
 
 Per pixel a non-negative sparse regression of its signal on the traces of the cells that reach it,
 the penalty a multiple of the pixel's noise. It is solved by HALS, hierarchical alternating least
-squares (Cichocki and Phan 2009, 10.1587/transfun.E92.A.708): one cell after the other takes its best
+squares (Cichocki and Phan 2009, 10.1587/transfun.E92.A.708): each cell in turn takes its best
 non-negative weight given the others, on products and Gram matrix computed once, until none moves.
 """
 
