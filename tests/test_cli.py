@@ -71,6 +71,10 @@ def shell(*arguments: Any) -> Answer:
     return Answer(ended.returncode, ended.stdout, ended.stderr)
 
 
+def _cut_off(*_: object) -> None:
+    raise RuntimeError("cut off")
+
+
 def is_one_sentence(answer: Answer) -> bool:
     """Whether a command failed as a user's mistake does: one line of error and no result.
 
@@ -150,12 +154,12 @@ MISTAKES = {
     "one value": (["constant.tif"], RATE, r"every pixel of the movie is 3; check"),
     "a field below the motion": (
         ["tiny.tif"],
-        RATE,
+        [*RATE, "--set", "source_extraction.cell_radius=2"],
         r"motion_correction\.max_shift is 15 px .* field is 6 x 7 px;",
     ),
     "a field below a cell": (
         ["tiny.tif"],
-        [*RATE, "--set", "motion_correction.method=none"],
+        RATE,
         r"source_extraction\.cell_radius is 5 px but the field is only 6 x 7 px; give a smaller",
     ),
     "no frame rate": (["good.tif"], [], r"the frame rate is not given; add --frame-rate HZ"),
@@ -411,6 +415,33 @@ class TestRun:
         answer = cli("run", "--session", path, "--recipe", written, *until)
         assert answer.out.count("was done") == 1
         assert Recipe.of_session(Session(path)).tables["motion_correction"]["max_shift"] == 15
+
+    def test_a_recipe_without_an_import_keeps_the_sessions(
+        self, movie: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        path, written = tmp_path / "s.zarr", tmp_path / "r.toml"
+        until = ["--until", "motion_correction"]
+        cli("run", movie, "--session", path, *RATE, *FITTING, *until)
+        written.write_text("[motion_correction]\nmax_shift = 3\n")
+        answer = cli("run", "--session", path, "--recipe", written, *until)
+        assert (answer.status, answer.out.count("was done")) == (0, 1)
+        assert Recipe.of_session(Session(path)).tables["motion_correction"]["max_shift"] == 3
+
+    def test_what_was_asked_of_a_run_that_was_cut_off_is_asked_again(
+        self, movie: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, until = tmp_path / "s.zarr", ["--until", "motion_correction"]
+        cli("run", movie, "--session", path, *RATE, *FITTING, *until)
+        changed = ["--set", "motion_correction.max_shift=3"]
+        with monkeypatch.context() as cut:
+            cut.setattr("napari_calcium.pipeline.run._compute", _cut_off)
+            with pytest.raises(RuntimeError, match="cut off"):
+                cli("run", "--session", path, *changed, *until)
+        refused = cli("run", "--session", path, "--frame-rate", 99, *until)
+        assert "name the recording to import it" in refused.err
+        assert cli("run", "--session", path, *until).out.count("was done") == 1
+        tables = Recipe.of_session(Session(path)).tables
+        assert tables["motion_correction"]["max_shift"] == 3
 
     def test_a_zarr_movie(self, frames: NDArray[np.uint16], cli: Cli, tmp_path: Path) -> None:
         zarr.create_array(tmp_path / "movie.zarr", data=frames, chunks=(40, 20, 30))

@@ -104,7 +104,7 @@ def run_command(
     recording = open_recording(sources) if sources else None
     chosen = _recipe(session, recording, recipe, values or (), frame_rate, pixel_size)
     if recording:
-        typer.echo(_understood(recording))
+        typer.echo(recording.understood())
     with _bars() as progress:
         report = run(
             session,
@@ -203,11 +203,11 @@ def _recipe(
     pixel_size: float | None,
 ) -> Recipe:
     """Return the recipe of the file, else of the session, with what the options change."""
+    known = Session.is_session(session)
+    chosen = Recipe.of_session(Session(session), asked=True) if known else Recipe()
     if recipe is not None:
-        chosen = Recipe.from_toml(recipe)
-    else:
-        known = Session.is_session(session)
-        chosen = Recipe.of_session(Session(session)) if known else Recipe()
+        written = Recipe.from_toml(recipe)
+        chosen = Recipe({"import": chosen.tables.get("import", {}), **written.tables})
     for key, given in (("frame_rate", frame_rate), ("pixel_size", pixel_size)):
         if given is not None:
             chosen = chosen.with_value(f"import.{key}", given)
@@ -232,17 +232,6 @@ def _lines(key: str, value: Any) -> list[str]:
     if key == "field":
         return [f"field: {value[0]} x {value[1]} px (y, x)"]
     return [f"{key}: {'not found' if value is None else value}"]
-
-
-def _understood(recording: Recording) -> str:
-    """Return in a line what the import understands of a recording."""
-    n_frames, height, width = recording.frames.shape
-    names = [file.path.name for file in recording.files]
-    listed = ", ".join(names if len(names) <= 3 else [names[0], names[1], "...", names[-1]])
-    return (
-        f"{recording.kind}, {n_frames} frames of {height} x {width} px (y, x), "
-        f"{recording.frames.dtype}, in this order: {listed}"
-    )
 
 
 def _split(assignment: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from napari_calcium.components import Components
 from napari_calcium.errors import InputError
+from napari_calcium.extraction import cnmf
 from napari_calcium.extraction.cnmf import SourceExtractionParameters, extract_sources
 from napari_calcium.extraction.noise import pixel_noise
 from napari_calcium.movie import Movie
@@ -324,3 +325,12 @@ def test_the_graph_is_small_and_grows_with_the_movie() -> None:
     ]
     assert sizes[0] < 60
     assert sizes[1] - sizes[0] < 50
+
+
+@pytest.mark.parametrize("decay_time", [0.1, 1.0], ids=["frames", "bins of 5 frames"])
+def test_noise_is_that_of_single_frames(decay_time: float) -> None:
+    """Also where cells are searched in averaged frames; the sd of 400 frames is known to 4 %."""
+    frames = np.random.default_rng(3).normal(1000, 7, (400, 37, 53)).astype(np.float32)
+    movie = Movie(da.from_array(frames, chunks=100), frame_rate=10.0)
+    model = cnmf._search(movie, SourceExtractionParameters(decay_time=decay_time)).compute()
+    assert np.median(model.noise) == pytest.approx(7, rel=0.05)

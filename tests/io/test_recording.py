@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import dask
@@ -314,3 +315,18 @@ def test_recordings_of_real_microscopes():
     assert (one.frames.shape, one.frames.dtype) == ((1000, 240, 282), np.uint8)
     truth = zarr.open(DATA / "one_photon_real" / "movie.zarr", mode="r")[90:110]
     np.testing.assert_array_equal(one.frames[90:110].compute(), truth)
+
+
+def test_a_path_the_system_refuses_is_a_sentence(tmp_path):
+    with pytest.raises(
+        InputError, match=r"cannot be opened \(File name too long\); check the path"
+    ):
+        open_recording([tmp_path / ("a" * 300 + ".tif")])
+
+
+def test_notes_follow_what_is_understood(tmp_path):
+    tifffile.imwrite(tmp_path / "m.tif", np.zeros((3, 37, 53), np.uint16), photometric="minisblack")
+    recording = open_recording([tmp_path / "m.tif"])
+    said = "TIFF, 3 frames of 37 x 53 px (y, x), uint16, in this order: m.tif"
+    assert recording.understood() == said
+    assert replace(recording, notes=("one", "two")).understood() == f"{said}\nnote: one\nnote: two"

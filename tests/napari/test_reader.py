@@ -47,7 +47,7 @@ def test_several_files_are_one_recording(
     viewer = make_napari_viewer_proxy()
     (layer,) = viewer.open([str(path) for path in paths], stack=True, plugin=PLUGIN)
     assert layer.data.shape == (400, 37, 53)
-    assert "2 files, in the order run_2.tif, run_10.tif" in metadata_of(layer)["understood"]
+    assert "in this order: run_2.tif, run_10.tif" in metadata_of(layer)["understood"]
 
 
 def test_a_session_opens_with_everything_in_it(

@@ -412,7 +412,7 @@ class TestRefusal:
         [
             (np.full((30, 37, 53), 7, "uint16"), "every pixel of the movie is 7"),
             (np.arange(37 * 53, dtype="uint16").reshape(1, 37, 53), "at least 2 frames"),
-            (np.arange(30 * 35, dtype="uint16").reshape(30, 5, 7), "the field is 5 x 7 px"),
+            (np.arange(30 * 35, dtype="uint16").reshape(30, 5, 7), "the field is only 5 x 7 px"),
         ],
     )
     def test_movies(self, movie: NDArray[Any], said: str, recipe: Recipe, tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ class SourceExtractionParameters(Parameters):
         is taken for noise, so the number of cells need not be given. CaImAn: K, min_pnr; Suite2p:
         threshold_scaling.
     patch_size : int
-        Side of the patches in which cells are searched, px, without their overlap. CaImAn: rf.
+        Side of the patches in which cells are searched, px, without their overlap; at least eight
+        times `cell_radius` is taken. CaImAn: rf.
     neuropil_spacing : float
         Distance over which neuropil may change, px. CaImAn: nb per patch; Suite2p: ratio_neuropil.
     sparsity : float
@@ -197,7 +198,7 @@ def _search(movie: Movie, parameters: SourceExtractionParameters) -> Delayed:
         1, round(0.5 * parameters.decay_time * movie.frame_rate), -(-movie.n_frames // MOST_BINS)
     )
     halo = int(np.ceil(4 * parameters.cell_radius))
-    patches = cut(movie.field, parameters.patch_size, halo)
+    patches = cut(movie.field, max(parameters.patch_size, 2 * halo), halo)
     seeds = [
         delayed(_searched)(boxes(movie, patch, frames_per_bin), frames_per_bin, parameters)
         for patch in patches

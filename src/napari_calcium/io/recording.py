@@ -81,6 +81,20 @@ class Recording:
     pixel_size: float | None = None
     notes: tuple[str, ...] = ()
 
+    def understood(self) -> str:
+        """Return in a line what the import understands of the recording, and a line for each note.
+
+        Of many files in order the first two and the last are named.
+        """
+        n_frames, height, width = self.frames.shape
+        names = [file.path.name for file in self.files]
+        listed = names if len(names) <= 3 else [*names[:2], "...", names[-1]]
+        said = (
+            f"{self.kind}, {n_frames} frames of {height} x {width} px (y, x), {self.frames.dtype}, "
+            f"in this order: {', '.join(listed)}"
+        )
+        return "\n".join((said, *(f"note: {note}" for note in self.notes)))
+
     def summary(self) -> dict[str, Any]:
         """Return what was understood, as JSON can hold it.
 
@@ -134,6 +148,16 @@ def open_recording(sources: Sequence[str | Path]) -> Recording:
     paths = [Path(source).expanduser().absolute() for source in given]
     if not paths:
         raise InputError("no file is given; give TIFF files, a folder of them, or a .zarr folder")
+    try:
+        return _opened(paths)
+    except OSError as error:
+        place = error.filename or paths[0]
+        raise InputError(
+            f"{place} cannot be opened ({error.strerror}); check the path and its permissions"
+        ) from error
+
+
+def _opened(paths: list[Path]) -> Recording:
     for path in paths:
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path")

@@ -226,7 +226,7 @@ class Session:
         """Return how a finished stage came to be, or None where it is not finished."""
         try:
             attrs = self.group_attrs(group)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # none, or a damaged one: to be made again
             return None
         if not attrs.get("complete"):
             return None

@@ -154,6 +154,10 @@ def read_zarr(path: Path) -> ZarrMovie:
 
 
 def _only_movie(path: Path, group: zarr.Group) -> Any:
+    if group.attrs.get("format") == "napari-calcium session":
+        raise InputError(
+            f"{path} is a session, not a recording; go on with it by napari-calcium run --session"
+        )
     arrays = {name: array for name, array in group.arrays() if len(array.shape) == 3}
     if len(arrays) != 1:
         known = f" ({', '.join(sorted(arrays))})" if arrays else ""

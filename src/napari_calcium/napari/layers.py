@@ -169,7 +169,7 @@ def recording_layer(recording: Recording, sources: list[str]) -> LayerData:
         "sources": sources,
         "frame_rate": recording.frame_rate,
         "pixel_size": recording.pixel_size,
-        "understood": _understood(recording),
+        "understood": recording.understood(),
     }
     return _image(recording.frames, first.stem, about, contrast_limits(recording.frames))
 
@@ -220,20 +220,6 @@ def session_layers(session: Session, names: Collection[str] | None = None) -> li
     return [
         _session_layer(session, name, digests) for name in digests if names is None or name in names
     ]
-
-
-def _understood(recording: Recording) -> str:
-    """Say in a line what the import understood."""
-    frames, height, width = recording.frames.shape
-    count = len(recording.files)
-    files = "1 file" if count == 1 else f"{count} files, in the order {_order(recording)}"
-    said = f"{frames} frames of {height} x {width} px (y, x), {recording.frames.dtype}, {files}"
-    return "\n".join((said, *recording.notes))
-
-
-def _order(recording: Recording) -> str:
-    names = [file.path.name for file in recording.files]
-    return ", ".join(names if len(names) < 4 else [*names[:2], "...", names[-1]])
 
 
 def _session_layer(session: Session, name: str, digests: Mapping[str, str]) -> LayerData:

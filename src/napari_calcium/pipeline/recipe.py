@@ -75,11 +75,16 @@ class Recipe:
             raise InputError(f"recipe {path} is not TOML ({error}); correct it") from error
 
     @classmethod
-    def of_session(cls, session: Session) -> Self:
-        """Return the recipe that made the finished stages, and what was asked of the others."""
+    def of_session(cls, session: Session, *, asked: bool = False) -> Self:
+        """Return the recipe that made the finished stages, and what was asked of the others.
+
+        With `asked` what was asked last is preferred: to go on with a run that was cut off while
+        it replaced a finished stage.
+        """
         records = {stage.name: session.record(stage.group) for stage in STAGES}
         made = {name: record.parameters for name, record in records.items() if record}
-        return cls(session.attrs.get("recipe", {}) | made)
+        last = session.attrs.get("recipe", {})
+        return cls(made | last if asked else last | made)
 
     def parameters(self, stage: str) -> Parameters:
         """Return one stage's parameters."""

@@ -126,10 +126,13 @@ def run(
         recording = _recording(sources)
         with _opened(path, recording) as opened, _one_thread_each(), team.at_work() as pool:
             shape = recording.frames.shape if recording else opened.array("movie/frames").shape
-            for stage in stages:
+            for stage in reversed(
+                stages
+            ):  # that a cell does not fit says more than that a shift does
                 _check_movie(stage, recipe.parameters(stage.name), shape)
-            _remember(opened, {stage.name: recipe.parameters(stage.name) for stage in stages})
             inputs = Inputs(opened, recording)
+            _check_import(inputs, recipe)
+            _remember(opened, {stage.name: recipe.parameters(stage.name) for stage in stages})
             reports = tuple(_run_stage(stage, inputs, recipe, pool, progress) for stage in stages)
     return RunReport(reports, _peak_memory())
 
@@ -223,6 +226,18 @@ def _claim(session: Session, recording: Recording | None) -> None:
     elif held != _source(recording):
         names = ", ".join(file["name"] for file in held[:3])
         raise InputError(f"{session.path} holds another recording ({names}); give another session")
+
+
+def _check_import(inputs: Inputs, recipe: Recipe) -> None:
+    """Refuse other import parameters where there is no recording to import."""
+    stage, session = STAGES[0], inputs.session
+    done = session.record(stage.group)
+    record = _record(stage, session, recipe.parameters(stage.name))
+    if inputs.recording is None and (done is None or done.digest != record.digest):
+        raise InputError(
+            f"{session.path} holds no movie of these import parameters; "
+            "name the recording to import it"
+        )
 
 
 def _remember(session: Session, asked: Mapping[str, Parameters]) -> None:
