@@ -126,9 +126,7 @@ def run(
         recording = _recording(sources)
         with _opened(path, recording) as opened, _one_thread_each(), team.at_work() as pool:
             shape = recording.frames.shape if recording else opened.array("movie/frames").shape
-            for stage in reversed(
-                stages
-            ):  # that a cell does not fit says more than that a shift does
+            for stage in reversed(stages):  # a cell that does not fit is said before a shift
                 _check_movie(stage, recipe.parameters(stage.name), shape)
             inputs = Inputs(opened, recording)
             _check_import(inputs, recipe)
