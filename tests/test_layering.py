@@ -284,7 +284,6 @@ def test_everything_below_the_window_imports_without_it_and_says_nothing() -> No
     assert result.returncode == 0
 
 
-@pytest.mark.skipif(not (SOURCE / "cli.py").exists(), reason="there is no cli.py yet")
 def test_the_command_line_imports_without_the_window() -> None:
     result = _import_without_window([f"{PACKAGE}.cli"])
     assert (result.stdout + result.stderr).splitlines()[-1:] == []

@@ -179,7 +179,7 @@ def project(movie: Movie, footprints: Delayed) -> Delayed:
     Returns
     -------
     Delayed of ndarray (cell, time), float32
-        One pass over the movie, a task per `FRAMES_PER_TASK` frames.
+        One pass over the movie, a task for each of `Movie.blocks`.
     """
     parts = [movie.apply(_project_block, footprints, time=block) for block in movie.blocks()]
     return delayed(_join_time, pure=True)(*parts)
