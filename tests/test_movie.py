@@ -34,19 +34,17 @@ def footprints() -> sp.csc_array:
 class Recorder:
     """Frames on a pretended disk; knows which boxes were read."""
 
-    ndim = 3
-
     def __init__(self, frames: NDArray[Any]) -> None:
         self.frames = frames
-        self.shape, self.dtype = frames.shape, frames.dtype
+        self.shape, self.dtype, self.ndim = frames.shape, frames.dtype, frames.ndim
         self.boxes: list[tuple[slice, ...]] = []
 
     def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
         self.boxes.append(box)
         return self.frames[box].copy()
 
-    def movie(self, chunks: tuple[int, int, int]) -> Movie:
-        meta = np.empty((0, 0, 0), self.dtype)
+    def movie(self, chunks: tuple[int, ...]) -> Movie:
+        meta = np.empty((0,) * self.ndim, self.dtype)
         return Movie(da.from_array(self, chunks=chunks, name="recorder", meta=meta), 30.0)
 
     def pixels(self) -> int:
@@ -66,8 +64,15 @@ def test_its_properties() -> None:
     assert (movie.n_frames, movie.field, movie.duration) == (90, FIELD, 3.0)
 
 
-@pytest.mark.parametrize("frames", [np.zeros((3, 4, 5)), da.zeros((4, 5)), da.zeros((2, 3, 4, 5))])
-def test_frames_are_a_dask_array_of_three_axes(frames: Any) -> None:
+def test_the_properties_of_volumes() -> None:
+    movie = Movie(da.zeros((90, 5, *FIELD), dtype="int16"), frame_rate=6)
+    assert (movie.field, movie.plane, movie.n_planes, movie.is_volume) == ((5, *FIELD), FIELD, 5, 1)
+    one = Movie(da.zeros((90, *FIELD), dtype="int16"), frame_rate=6)
+    assert (one.field, one.plane, one.n_planes, one.is_volume) == (FIELD, FIELD, 1, 0)
+
+
+@pytest.mark.parametrize("frames", [np.zeros((3, 4, 5)), da.zeros((4, 5)), da.zeros([2] * 5)])
+def test_frames_are_a_dask_array_of_three_or_four_axes(frames: Any) -> None:
     with pytest.raises(ValueError, match=r"frames must be a dask array of the axes \(time, y, x\)"):
         Movie(frames, 30.0)
 
@@ -87,9 +92,18 @@ def test_blocks_cover_all_once(n: int, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "size"), [((37, 53), 256), ((512, 512), 256), ((1024, 2048), 32), ((9999, 9999), 1)]
+    ("field", "size"),
+    [
+        ((37, 53), 256),
+        ((512, 512), 256),
+        ((1024, 2048), 32),
+        ((9999, 9999), 1),
+        ((5, 37, 53), 256),
+        ((20, 512, 512), 8),
+        ((700, 700), 128),
+    ],
 )
-def test_a_task_takes_fewer_frames_of_a_large_field(field: tuple[int, int], size: int) -> None:
+def test_a_task_takes_fewer_frames_of_a_large_field(field: tuple[int, ...], size: int) -> None:
     assert next(Movie(da.zeros((1000, *field)), 30.0).blocks()) == slice(0, size)
 
 
@@ -100,6 +114,24 @@ def test_only_the_box_asked_for_is_read(frames: NDArray[np.uint16]) -> None:
     np.testing.assert_array_equal(read, frames[box])
     assert read.dtype == np.uint16
     assert recorder.pixels() == read.size
+
+
+def test_of_volumes_only_the_planes_asked_for_are_read(frames: NDArray[np.uint16]) -> None:
+    volumes = frames.reshape(150, 4, *FIELD)
+    recorder = Recorder(volumes)
+    movie = recorder.movie((40, 2, 16, 20))
+    time, y, x, z = slice(35, 90), slice(5, 20), slice(18, 23), slice(1, 3)
+    read = movie.read(time, y, x, z).compute(scheduler="synchronous")
+    np.testing.assert_array_equal(read, volumes[time, z, y, x])
+    assert recorder.pixels() == read.size
+    np.testing.assert_array_equal(movie.box(time, y).read(), volumes[time, :, y])
+    mean = movie.apply(np.mean, (2, 3), time=time, z=z).compute(scheduler="synchronous")
+    np.testing.assert_array_equal(mean, volumes[time, z].mean(axis=(2, 3)))
+
+
+def test_frames_of_one_plane_have_no_others(frames: NDArray[np.uint16]) -> None:
+    with pytest.raises(ValueError, match="asked for, but the frames have only one"):
+        movie_of(frames).read(slice(0, 3), z=slice(0, 1))
 
 
 def test_a_box_reads_itself_even_in_another_process(frames: NDArray[np.uint16]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,9 @@ from dask.delayed import Delayed, delayed
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["Box", "Movie", "blocks", "project", "weighted_sums"]
+from napari_calcium.errors import InputError
+
+__all__ = ["Box", "Movie", "blocks", "check_one_plane", "project", "weighted_sums"]
 
 FRAMES_PER_TASK = 256
 """Frames one task of a pass over the movie takes; the cut of the work, whatever the chunks."""
@@ -32,17 +35,17 @@ class Movie:
 
     Parameters
     ----------
-    frames : dask.array.Array (time, y, x)
-        The recording, in the type it was recorded in.
+    frames : dask.array.Array (time, y, x) or (time, z, y, x)
+        The recording, in the type it was recorded in; a frame of several planes is a volume.
     frame_rate : float
-        Frames per second, Hz.
+        Frames per second, Hz; of volumes, volumes per second.
     pixel_size : float, optional
         Length of a pixel's side, um; 0 where unknown.
 
     Raises
     ------
     ValueError
-        If `frames` is not a Dask array of three axes or the frame rate is not above 0.
+        If `frames` is not a Dask array of three or four axes or the frame rate is not above 0.
 
     Examples
     --------
@@ -50,6 +53,9 @@ class Movie:
     >>> movie = Movie(da.zeros((60, 37, 53), dtype="uint16"), frame_rate=30.0)
     >>> movie.n_frames, movie.field, movie.duration
     (60, (37, 53), 2.0)
+    >>> volumes = Movie(da.zeros((60, 5, 37, 53), dtype="uint16"), frame_rate=6.0)
+    >>> volumes.field, volumes.n_planes, volumes.plane
+    ((5, 37, 53), 5, (37, 53))
     """
 
     frames: da.Array
@@ -57,8 +63,10 @@ class Movie:
     pixel_size: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.frames, da.Array) or self.frames.ndim != 3:
-            raise ValueError("frames must be a dask array of the axes (time, y, x)")
+        if not isinstance(self.frames, da.Array) or self.frames.ndim not in (3, 4):
+            raise ValueError(
+                "frames must be a dask array of the axes (time, y, x) or (time, z, y, x)"
+            )
         if not self.frame_rate > 0:
             raise ValueError(f"frame_rate is {self.frame_rate} Hz; it must be above 0 Hz")
 
@@ -68,9 +76,24 @@ class Movie:
         return int(self.frames.shape[0])
 
     @property
-    def field(self) -> tuple[int, int]:
-        """Field of view, (y, x), in pixels."""
-        return int(self.frames.shape[1]), int(self.frames.shape[2])
+    def field(self) -> tuple[int, ...]:
+        """Field of view, (y, x), or (z, y, x) of volumes, in pixels."""
+        return tuple(int(size) for size in self.frames.shape[1:])
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Field of view of one plane, (y, x), in pixels."""
+        return int(self.frames.shape[-2]), int(self.frames.shape[-1])
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether the frames are volumes, (z, y, x)."""
+        return bool(self.frames.ndim == 4)
+
+    @property
+    def n_planes(self) -> int:
+        """Number of planes of a frame."""
+        return int(self.frames.shape[1]) if self.is_volume else 1
 
     @property
     def duration(self) -> float:
@@ -86,21 +109,38 @@ class Movie:
         >>> list(movie.blocks())
         [slice(0, 256, None), slice(256, 500, None)]
         """
-        pixels = max(1, self.field[0] * self.field[1])
-        return blocks(self.n_frames, min(FRAMES_PER_TASK, max(1, PIXELS_PER_TASK // pixels)))
+        fit = max(1, PIXELS_PER_TASK // max(1, math.prod(self.field)))
+        power_of_two = 1 << (fit.bit_length() - 1)  # as in shards on disk: none is read twice
+        return blocks(self.n_frames, min(FRAMES_PER_TASK, power_of_two))
 
-    def read(self, time: slice, y: slice = slice(None), x: slice = slice(None)) -> Delayed:
+    def read(
+        self,
+        time: slice,
+        y: slice = slice(None),
+        x: slice = slice(None),
+        z: slice | None = None,
+    ) -> Delayed:
         """Return a lazy ndarray of one box, which reads no more than that box.
 
         The box is cut out of the graph before it runs, so a tile of a movie on disk is read chunk
         by chunk and other parts of its blocks are never in memory. What is read stays in memory
         until all that use the same box have run; a pass over the movie takes `apply` instead.
+        Only volumes have a `z`; all planes if it is not given.
         """
-        return delayed(np.asarray, pure=True)(self.frames[time, y, x])
+        if z is not None and not self.is_volume:
+            raise ValueError(f"the planes {z} are asked for, but the frames have only one")
+        planes = () if not self.is_volume else (slice(None),) if z is None else (z,)
+        return delayed(np.asarray, pure=True)(self.frames[(time, *planes, y, x)])
 
-    def box(self, time: slice, y: slice = slice(None), x: slice = slice(None)) -> Box:
+    def box(
+        self,
+        time: slice,
+        y: slice = slice(None),
+        x: slice = slice(None),
+        z: slice | None = None,
+    ) -> Box:
         """Return one box that a task can read itself."""
-        read = self.read(time, y, x)
+        read = self.read(time, y, x, z)
         return Box(read.dask.cull({read.key}).to_dict(), read.key)
 
     def apply(
@@ -110,6 +150,7 @@ class Movie:
         time: slice,
         y: slice = slice(None),
         x: slice = slice(None),
+        z: slice | None = None,
     ) -> Delayed:
         """Return lazily a function of the frames of one box, which are read in the same task.
 
@@ -120,11 +161,11 @@ class Movie:
         Parameters
         ----------
         function : callable
-            A kernel of the frames, an ndarray (time, y, x), and of `arguments`.
+            A kernel of the frames, an ndarray (time, y, x) or (time, z, y, x), and of `arguments`.
         *arguments : object
             Its other arguments, lazy or not.
-        time, y, x : slice
-            The box.
+        time, y, x, z : slice
+            The box; only volumes have a `z`.
 
         Examples
         --------
@@ -132,7 +173,7 @@ class Movie:
         >>> float(movie.apply(np.mean, time=slice(10, 30), x=slice(5)).compute())
         1.0
         """
-        return delayed(_on_box, pure=True)(function, self.box(time, y, x), *arguments)
+        return delayed(_on_box, pure=True)(function, self.box(time, y, x, z), *arguments)
 
 
 class Box:
@@ -146,7 +187,7 @@ class Box:
         return self._key
 
     def read(self) -> NDArray[Any]:
-        """Return the frames (time, y, x)."""
+        """Return the frames (time, y, x) or (time, z, y, x)."""
         return np.asarray(get(self._graph, self._key))
 
 
@@ -166,13 +207,39 @@ def blocks(n: int, size: int = FRAMES_PER_TASK) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
+def check_one_plane(shape: tuple[int, ...], stage: str) -> None:
+    """Raise `InputError` for a movie of volumes, which a stage cannot take.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the movie, (time, y, x) or (time, z, y, x).
+    stage : str
+        Name of the stage, the sentence's first word.
+
+    Examples
+    --------
+    >>> check_one_plane((60, 37, 53), "summary_images")
+    >>> check_one_plane((60, 5, 37, 53), "summary_images")
+    Traceback (most recent call last):
+    ...
+    napari_calcium.errors.InputError: summary_images takes movies of one plane but the recording
+    has 5 planes; run motion_correction only (--until motion_correction)
+    """
+    if len(shape) > 3:
+        raise InputError(
+            f"{stage} takes movies of one plane but the recording has {shape[1]} planes; "
+            "run motion_correction only (--until motion_correction)"
+        )
+
+
 def project(movie: Movie, footprints: Delayed) -> Delayed:
     """Return the lazy product of footprints and movie, ``footprints.T @ pixels``.
 
     Parameters
     ----------
     movie : Movie
-        The recording.
+        The recording, of one plane.
     footprints : Delayed of scipy.sparse.csc_array (pixel, cell)
         Weights, pixel = y * width + x.
 

@@ -115,6 +115,10 @@ class Parameters:
     def check_movie(self, shape: tuple[int, ...]) -> None:
         """Raise `InputError` where the parameters do not fit a movie of the shape (time, y, x)."""
 
+    def files(self) -> tuple[str, ...]:
+        """Return the paths of files that are read: their content counts as a parameter."""
+        return ()
+
     @classmethod
     def describe(cls) -> tuple[Parameter, ...]:
         """Return the description of each parameter, in the order of the form."""

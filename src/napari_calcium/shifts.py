@@ -89,7 +89,7 @@ class Shifts:
         """Number of frames."""
         return len(self.rigid)
 
-    def of_frames(self, time: slice) -> Shifts:
+    def of_frames(self, time: slice | NDArray[np.bool_]) -> Shifts:
         """Return the shifts of some of the frames."""
         assert self.flagged is not None
         piecewise = None if self.piecewise is None else self.piecewise[time]

@@ -20,6 +20,7 @@ from napari_calcium.io.session import (
     components_to_arrays,
     stage_digest,
 )
+from napari_calcium.io.shards import write_frames
 
 FIELD = (37, 53)
 N_FRAMES = 40
@@ -69,8 +70,9 @@ def put() -> Put:
         record = StageRecord(stage, parameters, inputs or {"source": "none"}, digest, {})
         with session.writing(group) as writer:
             for name, values in arrays.items():
-                if values.ndim == 3:
-                    writer.create_frames(name, da.from_array(values, chunks=-1))[...] = values
+                if name == "frames":
+                    target = writer.create_frames(name, da.from_array(values, chunks=-1))
+                    write_frames(target, 0, values)
                 else:
                     writer.write(name, values)
             for inner, values in (attrs or {}).items():

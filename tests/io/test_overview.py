@@ -88,3 +88,12 @@ def test_a_stage_that_has_not_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no summary_images; run summary_images first"):
         save_overview(session, tmp_path / "overview.png")
     assert not (tmp_path / "overview.png").exists()
+
+
+def test_a_session_of_volumes(tmp_path: Path, put: Any) -> None:
+    """They have no cells yet: what is missing is said, nothing breaks."""
+    session = Session.create(tmp_path / "s.zarr", {"source": []})
+    frames = np.zeros((9, 3, 37, 53), "uint16")
+    put(session, "movie", {"frames": frames}, frame_rate=8.0, pixel_size=1.5)
+    with pytest.raises(InputError, match="has no summary_images; run summary_images first"):
+        save_overview(session, tmp_path / "overview.png")

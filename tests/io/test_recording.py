@@ -280,19 +280,122 @@ def test_a_movie_of_one_frame(tmp_path):
     [
         ((6, 2, 37, 53), {"imagej": True, "metadata": {"axes": "TCYX"}}, "C 2"),
         ((2, 37, 53), {"imagej": True, "metadata": {"axes": "CYX"}}, "C 2"),
-        ((6, 4, 37, 53), {"imagej": True, "metadata": {"axes": "TZYX"}}, "T 6, Z 4"),
         ((6, 2, 37, 53), {"ome": True, "metadata": {"axes": "TCYX"}}, "C 2"),
-        ((6, 4, 37, 53), {"ome": True, "metadata": {"axes": "TZYX"}}, "T 6, Z 4"),
+        ((6, 3, 2, 37, 53), {"imagej": True, "metadata": {"axes": "TZCYX"}}, "T 6, Z 3, C 2"),
         ((6, 2, 37, 53), {"metadata": {"axes": "TCYX"}}, "T 6, C 2"),
         ((6, 2, 37, 53), {}, "axis 0 6, axis 1 2"),
         ((6, 2, 37, 53), {"metadata": {"axes": "QQYX"}}, "axis 0 6, axis 1 2"),
         ((6, 37, 53), {"metadata": None, "software": "SI.hChannels.channelSave = [1;2]"}, "C 2"),
     ],
 )
-def test_several_channels_or_planes(tmp_path, shape, options, said):
+def test_several_channels(tmp_path, shape, options, said):
     path = tmp_path / "movie.tif"
     tifffile.imwrite(path, np.zeros(shape, "uint16"), photometric="minisblack", **options)
     refused([path], path, said, "Y 37, X 53", "not supported yet", "split")
+
+
+VOLUMES = {
+    "ImageJ": {"imagej": True, "metadata": {"axes": "TZYX"}},
+    "OME": {"ome": True, "metadata": {"axes": "TZYX"}},
+    "named": {"metadata": {"axes": "TZYX"}},
+    "compressed": {"metadata": {"axes": "TZYX"}, "compression": "zlib"},
+}
+
+
+def volumes(n=9, planes=3, seed=0):
+    return noise(n * planes, seed=seed).reshape(n, planes, 37, 53)
+
+
+@pytest.mark.parametrize("writer", VOLUMES)
+def test_volumes(tmp_path, writer, reads):
+    movie = volumes()
+    recording = open_recording([write(tmp_path / "m.tif", movie, **VOLUMES[writer])])
+    said = "TIFF, 9 volumes of 3 planes of 37 x 53 px (y, x), uint16, in this order: m.tif"
+    assert recording.understood() == said
+    summary = recording.summary()
+    assert (summary["n_frames"], summary["field"]) == (9, [3, 37, 53])
+    assert summary["bytes"] == movie.nbytes
+    assert recording.files[0].n_frames == 9
+    assert not reads
+    np.testing.assert_array_equal(recording.frames.compute(), movie)
+    reads.clear()
+    box = recording.frames[4:6, 1, 5:9, ::2].compute(scheduler="sync")
+    np.testing.assert_array_equal(box, movie[4:6, 1, 5:9, ::2])
+    assert reads == [13, 16]
+
+
+@pytest.mark.parametrize("ome", [True, False])
+def test_volumes_whose_planes_come_one_after_the_other(tmp_path, ome):
+    movie = volumes()
+    path = tmp_path / "m.tif"
+    write(path, movie.swapaxes(0, 1).copy(), ome=ome, metadata={"axes": "ZTYX"})
+    np.testing.assert_array_equal(open_recording([path]).frames.compute(), movie)
+
+
+def test_volumes_in_several_files(tmp_path):
+    parts = [volumes(5, seed=1), volumes(1, seed=2), volumes(3, seed=3)]
+    paths = [tmp_path / f"{i}.tif" for i in range(3)]
+    for path, part in zip(paths, parts, strict=True):
+        write(path, part, **VOLUMES["ImageJ"])
+    recording = open_recording(paths)
+    assert [file.n_frames for file in recording.files] == [5, 1, 3]
+    np.testing.assert_array_equal(recording.frames.compute(), np.concatenate(parts))
+    np.testing.assert_array_equal(
+        recording.frames[[8, 5], 2].compute(), np.concatenate(parts)[[8, 5], 2]
+    )
+    other = write(tmp_path / "other.tif", volumes(4, 2), **VOLUMES["ImageJ"])
+    refused([paths[0], other], other, "2 planes", paths[0], "of 3")
+
+
+def test_a_volume_that_is_cut_off_is_left_out(tmp_path):
+    movie = volumes()
+    path = tmp_path / "m.tif"
+    description = "ImageJ=1.53t\nimages=27\nslices=3\nframes=9\nhyperstack=true\n"
+    flat = movie.reshape(27, 37, 53)[:26]
+    write(path, flat, description=description, metadata=None)
+    recording = open_recording([path])
+    np.testing.assert_array_equal(recording.frames.compute(), movie[:8])
+    assert recording.understood().endswith(
+        f"note: {path} speaks of 27 frames but holds 26\n"
+        f"note: {path} ends within a volume; its last 2 planes are left out"
+    )
+
+
+def ome(path, pages, order, parts):
+    """Write an OME-TIFF of 2 times and 3 planes whose description is given."""
+    description = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        f'<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="{order}" Type="uint16" '
+        'SizeX="53" SizeY="37" SizeC="1" SizeZ="3" SizeT="2">'
+        f"{''.join(parts)}</Pixels></Image></OME>"
+    )
+    return write(path, pages, description=description, metadata=None)
+
+
+def test_ome_pages_in_another_order_than_that_of_the_axes(tmp_path):
+    movie = volumes(2)
+    pages = movie.reshape(6, 37, 53)
+    part = '<TiffData IFD="{}" FirstT="{}" FirstZ="{}" PlaneCount="1"/>'
+    right = [part.format(page, *divmod(page, 3)) for page in range(6)]
+    path = ome(tmp_path / "a.ome.tif", pages, "XYCZT", right)
+    np.testing.assert_array_equal(open_recording([path]).frames.compute(), movie)
+    times_first = [part.format(page, page % 2, page // 2) for page in range(6)]
+    turned = movie.swapaxes(0, 1).reshape(6, 37, 53)
+    path = ome(tmp_path / "b.ome.tif", turned, "XYCTZ", times_first)
+    np.testing.assert_array_equal(open_recording([path]).frames.compute(), movie)
+    path = ome(tmp_path / "c.ome.tif", turned, "XYCZT", times_first)
+    refused([path], path, "does not hold volume after volume of 3 planes", "anew")
+    shared = ['<TiffData IFD="0"><UUID FileName="d.ome.tif">urn:uuid:1</UUID></TiffData>']
+    path = ome(tmp_path / "d.ome.tif", pages, "XYCZT", shared)
+    refused([path], path, "does not hold volume after volume of 3 planes", "anew")
+
+
+def test_a_large_field_comes_in_small_blocks(tmp_path):
+    path = tmp_path / "m.tif"
+    shape = (90, 5, 1024, 1024)
+    tifffile.imwrite(path, shape=shape, dtype="uint16", metadata={"axes": "TZYX"})
+    assert open_recording([path]).frames.chunks[0] == (*[8] * 11, 2)
+    path.unlink()
 
 
 @pytest.mark.parametrize("axes", ["QYX", "IYX", "TYX", "ZYX"])

@@ -250,6 +250,27 @@ class TestArrays:
             frames[100:200, 3:36, 50:],
         )
 
+    def test_volumes_come_back_exactly(self, empty: Session, put: Any) -> None:
+        frames = np.random.default_rng(0).integers(0, 60_000, (9, 3, 37, 53), dtype="uint16")
+        put(empty, "movie", {"frames": frames}, frame_rate=2.0, pixel_size=0.0)
+        image = frames.mean(axis=0).astype("float32")
+        shifts = np.zeros((9, 3), "float32")
+        corrected = {"frames": frames + 1, "template": image, "shifts_rigid": shifts}
+        put(empty, "motion_correction", corrected)
+        movie = empty.movie()
+        assert (movie.field, movie.n_planes) == ((3, 37, 53), 3)
+        np.testing.assert_array_equal(movie.frames.compute(), frames)
+        box = movie.read(slice(3, 8), slice(3, 36), slice(50, 53), slice(1, 2)).compute()
+        np.testing.assert_array_equal(box, frames[3:8, 1:2, 3:36, 50:])
+        np.testing.assert_array_equal(empty.read("motion_correction/template"), image)
+        for name, axes in (
+            ("movie/frames", ["time", "z", "y", "x"]),
+            ("motion_correction/frames", ["time", "z", "y", "x"]),
+            ("motion_correction/template", ["z", "y", "x"]),
+        ):
+            metadata = json.loads((empty.path / name / "zarr.json").read_text())
+            assert metadata["attributes"]["axes"] == metadata["dimension_names"] == axes
+
     def test_a_movie_is_named_by_its_content(self, handmade: Session, put: Any) -> None:
         first, again = handmade.movie().frames.name, handmade.movie().frames.name
         frames = {"frames": handmade.read("movie/frames") + 1}
@@ -272,12 +293,33 @@ class TestArrays:
             array = writer.create_frames("frames", frames)
         assert (array.shape, array.shards) == ((300, 37, 53), (128, 37, 53))
 
+    def test_blocks_of_volumes_fall_on_shards(self, empty: Session) -> None:
+        """A volume is 20 MiB: shards take 4 of them, 80 MiB, as 8 would be above 128 MiB."""
+        frames = da.zeros((30, 40, 512, 512), dtype="uint16", chunks=(8, 40, 512, 512))
+        with empty.writing("movie") as writer:
+            array = writer.create_frames("frames", frames)
+            assert array.shards == (4, 40, 512, 512)
+            assert array.chunks == (4, 1, 128, 128)
+            for chunks in ((6, 40, 512, 512), (8, 20, 512, 512)):
+                with pytest.raises(ValueError, match="not aligned"):
+                    writer.create_frames("frames", frames.rechunk(chunks))
+
     def test_what_is_not_described_is_refused(self, empty: Session) -> None:
         with empty.writing("dff") as writer:
             with pytest.raises(KeyError):
                 writer.write("trace", DFF["traces"])
             with pytest.raises(ValueError, match="the axes"):
                 writer.write("traces", DFF["floored"])
+
+    def test_an_array_can_have_attributes_of_its_own(self, empty: Session) -> None:
+        with empty.writing("dff") as writer:
+            writer.write("traces", DFF["traces"])
+            writer.attrs("traces", {"window": [1.0, 2.0]})
+            writer.commit(RECORD)
+        attributes = dict(empty.array("dff/traces").attrs)
+        assert attributes.pop("window") == [1.0, 2.0]
+        assert attributes["axes"] == ["cell", "time"]
+        np.testing.assert_array_equal(empty.read("dff/traces"), DFF["traces"])
 
     @pytest.mark.parametrize("shape", [(0, 40), (3, 0), (70, 40_000)])
     def test_empty_and_large_tables_come_back(self, shape: tuple[int, int], empty: Session) -> None:
@@ -288,23 +330,73 @@ class TestArrays:
         np.testing.assert_array_equal(empty.read("dff/traces"), values)
         assert empty.read("dff/traces").shape == shape
 
+    def test_a_large_grid_of_shifts_is_stored_in_pieces(self, empty: Session) -> None:
+        values = np.arange(60_000 * 12 * 2, dtype="float32").reshape(60_000, 3, 4, 2)
+        with empty.writing("motion_correction") as writer:
+            writer.write("shifts_piecewise", values)
+            writer.commit(RECORD)
+        array = empty.array("motion_correction/shifts_piecewise")
+        assert math.prod(array.chunks) * 4 <= 2**22
+        np.testing.assert_array_equal(array[...], values)
+
     def test_a_missing_movie_is_the_imports(self, empty: Session) -> None:
         with pytest.raises(InputError, match=r"has no movie/frames; run import first$"):
             empty.movie()
 
 
+SIDES = st.integers(1, 5000)
+
+
 @given(
-    st.tuples(st.integers(1, 10**6), st.integers(1, 5000), st.integers(1, 5000)),
+    st.one_of(
+        st.tuples(st.integers(1, 10**6), SIDES, SIDES),
+        st.tuples(st.integers(1, 10**6), st.integers(2, 60), SIDES, SIDES),
+    ),
     st.sampled_from([1, 2, 4]),
 )
-def test_layout(shape: tuple[int, int, int], itemsize: int) -> None:
+def test_layout(shape: tuple[int, ...], itemsize: int) -> None:
     chunks, shards = frames_layout(shape, itemsize)
     assert all(shard % chunk == 0 for chunk, shard in zip(chunks, shards, strict=True))
     assert all(shard >= size for shard, size in zip(shards[1:], shape[1:], strict=True))
     assert shards[0] == chunks[0] in (1, 2, 4, 8, 16, 32, 64, 128)
     assert max(chunks) <= 128
+    assert len(shape) == 3 or (chunks[1], shards[1]) == (1, shape[1])
     assert chunks[0] == 1 or math.prod(shards) * itemsize <= 128 * 2**20
     assert chunks[0] == 128 or 2 * math.prod(shards) * itemsize > 128 * 2**20
+
+
+class TestShifts:
+    """What undoes the motion."""
+
+    @pytest.mark.parametrize("planes", [(), (3,)])
+    def test_they_come_back(self, planes: tuple[int, ...], empty: Session, put: Any) -> None:
+        rng = np.random.default_rng(0)
+        frames = rng.integers(0, 900, (9, *planes, 37, 53), dtype="uint16")
+        put(empty, "movie", {"frames": frames}, frame_rate=2.0, pixel_size=0.0)
+        rigid = rng.normal(size=(9, 2 + len(planes))).astype("float32")
+        put(empty, "motion_correction", {"shifts_rigid": rigid})
+        found = empty.shifts()
+        np.testing.assert_array_equal(found.rigid, rigid)
+        assert (found.field, found.piecewise) == ((*planes, 37, 53), None)
+        assert found.flagged is not None
+        assert not found.flagged.any()
+        piecewise = rng.normal(size=(9, *planes, 2, 3, 2)).astype("float32")
+        parts = {"shifts_rigid": rigid, "shifts_piecewise": piecewise, "flagged": np.eye(9)[4] > 0}
+        grid = {"grid_y": [9.5, 27.25], "grid_x": [8.0, 26.5, 44.0]}
+        put(empty, "motion_correction", parts, {"shifts_piecewise": grid}, method="piecewise")
+        found = empty.shifts()
+        assert found.piecewise is not None
+        np.testing.assert_array_equal(found.piecewise, piecewise)
+        np.testing.assert_array_equal(found.flagged, parts["flagged"])
+        for name, places in grid.items():
+            assert getattr(found, name).tolist() == places
+            assert getattr(found, name).dtype == np.float32
+
+    def test_a_session_without_them(self, empty: Session, put: Any) -> None:
+        frames = np.zeros((9, 37, 53), dtype="uint16")
+        put(empty, "movie", {"frames": frames}, frame_rate=2.0, pixel_size=0.0)
+        with pytest.raises(InputError, match="shifts_rigid; run motion_correction first"):
+            empty.shifts()
 
 
 class TestComponents:

@@ -149,13 +149,88 @@ def refused(path, *words):
 
 @pytest.mark.parametrize(
     ("shape", "names"),
-    [((5, 2, 1, 37, 53), "tczyx"), ((5, 1, 4, 37, 53), "tczyx"), ((9, 37, 53), "cyx")],
+    [((5, 2, 1, 37, 53), "tczyx"), ((5, 2, 4, 37, 53), "tczyx"), ((9, 37, 53), "cyx")],
 )
-def test_several_channels_or_planes(tmp_path, shape, names):
+def test_several_channels(tmp_path, shape, names):
     ome_zarr(tmp_path / "image.zarr", shape, names, "0.5")
-    refused(
-        tmp_path / "image.zarr", "channels or planes are not supported yet", "Y 37, X 53", "split"
+    refused(tmp_path / "image.zarr", "channels are not supported yet", "Y 37, X 53", "split")
+
+
+VOLUMES = (9, 3, 37, 53)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize(
+    ("shape", "names"),
+    [(VOLUMES, "tzyx"), ((9, 1, 3, 37, 53), "tczyx"), ((3, 9, 37, 53), "ztyx")],
+)
+def test_volumes_of_ome_zarr(tmp_path, shape, names, version):
+    movie = ome_zarr(tmp_path / "image", shape, names, version)
+    movie = movie.swapaxes(0, 1) if names[0] == "z" else movie.reshape(VOLUMES)
+    recording = open_recording([tmp_path / "image"])
+    np.testing.assert_array_equal(recording.frames.compute(), movie)
+    assert (recording.frame_rate, recording.pixel_size) == pytest.approx((20.0, 0.7))
+    said = "Zarr, 9 volumes of 3 planes of 37 x 53 px (y, x), uint16, in this order: image"
+    assert recording.understood() == said
+
+
+@pytest.mark.parametrize("names", [("time", "z", "y", "x"), ("frame", "plane", "y", "x"), None])
+def test_volumes_of_an_array_or_a_group(tmp_path, names):
+    movie = noise(shape=VOLUMES)
+    group = zarr.open_group(tmp_path / "video.zarr", mode="w")
+    group.create_array("frames", data=movie, chunks=(4, 1, 16, 16), dimension_names=names)
+    group.create_array("times", shape=(9,), dtype="int64")
+    for path in (tmp_path / "video.zarr", tmp_path / "video.zarr" / "frames"):
+        recording = open_recording([path])
+        np.testing.assert_array_equal(recording.frames.compute(), movie)
+        read_as = f"{path} does not name its axes; they are read as (time, z, y, x)"
+        assert recording.notes == (() if names else (read_as,))
+
+
+@pytest.mark.parametrize("shape", [VOLUMES, (9, 1, 3, 37, 53), (3, 9, 37, 53)])
+def test_any_box_of_volumes_is_read_as_numpy_cuts_it(tmp_path, shape):
+    names = {VOLUMES: "tzyx", (3, 9, 37, 53): "ztyx"}.get(shape, "tczyx")
+    movie = noise(shape=shape)
+    write(
+        tmp_path / "m.zarr",
+        movie,
+        chunks=(*[2] * (len(shape) - 2), 16, 16),
+        dimension_names=tuple(names),
     )
+    truth = movie.swapaxes(0, 1) if names[0] == "z" else movie.reshape(VOLUMES)
+    frames = read_zarr(tmp_path / "m.zarr").frames
+    assert (frames.shape, frames.ndim, frames.chunks) == (VOLUMES, 4, (2, 2, 16, 16))
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        index = tuple(
+            int(rng.integers(-n, n))
+            if rng.random() < 0.3
+            else slice(*rng.integers(-n - 2, n + 2, 2), rng.choice([1, 2, -1]))
+            for n in VOLUMES
+        )[: rng.integers(1, 5)]
+        np.testing.assert_array_equal(frames[index], truth[index])
+    np.testing.assert_array_equal(frames[[7, 3, -1], 1], truth[[7, 3, -1], 1])
+
+
+def test_only_planes_or_an_axis_of_another_name_is_time(tmp_path):
+    for name, axes, shape in (
+        ("z", "zyx", SHAPE),
+        ("q", "qyx", SHAPE),
+        ("one", "tzyx", (1, *SHAPE)),
+    ):
+        write(
+            tmp_path / name,
+            noise(shape=shape),
+            chunks=(*[1] * (len(shape) - 2), 16, 16),
+            dimension_names=tuple(axes),
+        )
+        assert open_recording([tmp_path / name]).frames.shape == SHAPE
+
+
+def test_names_that_mean_the_same_drop_no_axis(tmp_path):
+    names = ("frame", "time", "y", "x")
+    write(tmp_path / "m.zarr", noise(shape=VOLUMES), chunks=(1, 1, 16, 16), dimension_names=names)
+    refused(tmp_path / "m.zarr", "FRAME 9, TIME 3", "not supported yet")
 
 
 def test_arrays_that_are_no_movie(tmp_path):
@@ -171,10 +246,10 @@ def test_arrays_that_are_no_movie(tmp_path):
 
 def test_groups_without_exactly_one_movie(tmp_path):
     group = zarr.open_group(tmp_path / "group.zarr", mode="w")
-    refused(tmp_path / "group.zarr", "0 arrays of three axes")
+    refused(tmp_path / "group.zarr", "0 arrays of three or four axes")
     for name in ("red", "green"):
         group.create_array(name, shape=SHAPE, dtype="uint8")
-    refused(tmp_path / "group.zarr", "2 arrays of three axes (green, red)")
+    refused(tmp_path / "group.zarr", "2 arrays of three or four axes (green, red)")
 
 
 def test_folders_that_cannot_be_read(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import scipy.sparse as sp
+import tifffile
 from skimage.draw import polygon2mask
 
 from napari_calcium.io.recording import open_recording
@@ -21,6 +22,8 @@ from napari_calcium.napari.layers import (
     recording_layer,
     session_layers,
 )
+from napari_calcium.pipeline.recipe import Recipe
+from napari_calcium.pipeline.run import run
 
 
 def discs(shape: tuple[int, int], *cells: tuple[float, float, float]) -> sp.csc_array:
@@ -91,6 +94,29 @@ def test_contrast_limits_read_three_frames_only() -> None:
     parts = [da.from_delayed(delayed(block)(i), (1, 37, 53), int) for i in range(9)]
     assert contrast_limits(da.concatenate(parts)) == (0.0, 8.0)
     assert sorted(read) == [0, 4, 8]
+
+
+def test_contrast_limits_of_volumes_read_one_plane_of_three() -> None:
+    volumes = np.zeros((9, 5, 37, 53))
+    volumes[[0, 4, 8], 2] = np.array([1, 2, 8])[:, None, None]
+    assert contrast_limits(volumes) == (1.0, 8.0)
+
+
+def test_volumes_are_lazy_layers_of_four_axes(tmp_path: Path) -> None:
+    volumes = np.random.default_rng(0).integers(0, 900, (9, 3, 37, 53), dtype=np.uint16)
+    path = tmp_path / "v.tif"
+    tifffile.imwrite(path, volumes, imagej=True, metadata={"axes": "TZYX"})
+    recipe = Recipe({"import": {"frame_rate": 2.5}})
+    run(tmp_path / "s.zarr", [path], recipe=recipe, until="import")
+    layers = session_layers(Session(tmp_path / "s.zarr"))
+    layers.append(recording_layer(open_recording([path]), [str(path)]))
+    for data, attributes, kind in layers:
+        assert (kind, attributes["axis_labels"]) == ("image", ("time", "z", "y", "x"))
+        assert isinstance(data, da.Array)
+        np.testing.assert_array_equal(data[4, 1].compute(), volumes[4, 1])
+        low, high = attributes["contrast_limits"]
+        np.testing.assert_allclose((low, high), np.percentile(volumes[[0, 4, 8], 1], (1, 99.8)))
+    assert len(layers) == 2
 
 
 def test_contrast_limits_leave_out_what_is_not_a_number() -> None:

@@ -38,6 +38,18 @@ def test_a_tiff_opens_lazily(make_napari_viewer_proxy: Any, movie_path: Path) ->
     np.testing.assert_array_equal(layer.data[7], tifffile.imread(movie_path, key=7))
 
 
+def test_volumes_have_a_slider_of_planes(make_napari_viewer_proxy: Any, tmp_path: Path) -> None:
+    volumes = np.random.default_rng(0).integers(0, 900, (9, 3, 37, 53), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "v.tif", volumes, imagej=True, metadata={"axes": "TZYX"})
+    viewer = make_napari_viewer_proxy()
+    (layer,) = viewer.open(str(tmp_path / "v.tif"), plugin=PLUGIN)
+    assert layer.data.shape == volumes.shape
+    assert layer.axis_labels == ("time", "z", "y", "x")
+    assert [int(each[1]) for each in viewer.dims.range[:2]] == [8, 2]
+    viewer.dims.current_step = (5, 2, 0, 0)
+    np.testing.assert_array_equal(np.asarray(layer.data[5, 2]), volumes[5, 2])
+
+
 def test_several_files_are_one_recording(
     make_napari_viewer_proxy: Any, movie_path: Path, tmp_path: Path
 ) -> None:

@@ -619,11 +619,13 @@ class TestStorage:
             assert sum(file.is_file() for file in files) == -(-shape[0] // 128)
         np.testing.assert_array_equal(Session(tmp_path / "s.zarr").read("movie/frames"), movie)
 
-    def test_every_array_says_what_it_is(self, finished: Path) -> None:
-        for name, variable in VARIABLES.items():
+    def test_every_array_says_what_it_is(self, finished: Path, contents: Contents) -> None:
+        for name in contents(finished):
+            variable = VARIABLES[name]
             metadata = json.loads((finished / name / "zarr.json").read_text())
             attributes = metadata["attributes"]
-            assert attributes["axes"] == list(variable.axes) == metadata["dimension_names"]
+            axes = list(variable.axes_of(len(metadata["shape"])))
+            assert attributes["axes"] == axes == metadata["dimension_names"]
             assert attributes["units"] == variable.units
             assert attributes["comment"] == variable.comment
             assert len(attributes["axes"]) == len(metadata["shape"])
@@ -650,11 +652,11 @@ class TestStorage:
             else:
                 assert found["inputs"].keys() == {"source"}
 
-    def test_there_are_no_pickles(self, finished: Path) -> None:
+    def test_there_are_no_pickles(self, finished: Path, contents: Contents) -> None:
         names = {file.name for file in finished.rglob("*") if file.is_file()}
         assert {name for name in names if not name.isdigit()} == {"zarr.json"}
-        metadata = [json.loads((finished / name / "zarr.json").read_text()) for name in VARIABLES]
-        assert {each["data_type"] for each in metadata} == {"bool", "uint16", "int64", "float32"}
+        types = {values.dtype.name for values in contents(finished).values()}
+        assert types == {"bool", "uint16", "int64", "float32"}
 
     def test_progress_goes_from_nothing_to_all(
         self, tiff: Path, recipe: Recipe, tmp_path: Path
@@ -698,6 +700,58 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     assert peaks[1] - peaks[0] < 3000 * 128 * 160 * 2 / 3
 
 
+class TestVolumes:
+    """What can be done with them, and what not yet."""
+
+    @pytest.fixture
+    def volumes(self) -> NDArray[np.uint16]:
+        return np.random.default_rng(0).integers(0, 900, (9, 3, 37, 53), dtype=np.uint16)
+
+    @pytest.fixture(params=["tiff", "zarr"])
+    def source(self, request: Any, volumes: NDArray[np.uint16], tmp_path: Path) -> Path:
+        path = tmp_path / f"volumes.{request.param}"
+        if request.param == "tiff":
+            save_movie(Movie(da.from_array(volumes, chunks=(4, 3, 37, 53)), 2.5), path)
+        else:
+            names = ("time", "z", "y", "x")
+            zarr.create_array(path, data=volumes, chunks=(2, 1, 20, 20), dimension_names=names)
+        return path
+
+    @pytest.mark.parametrize("scheduler", ["threads", "processes"])
+    def test_they_are_imported(
+        self, source: Path, volumes: NDArray[np.uint16], scheduler: str, tmp_path: Path
+    ) -> None:
+        recipe = Recipe({"import": {"frame_rate": 2.5}})
+        path = tmp_path / "s.zarr"
+        run(path, [source], recipe=recipe, until="import", scheduler=scheduler, workers=2)
+        session = Session(path)
+        np.testing.assert_array_equal(session.read("movie/frames"), volumes)
+        np.testing.assert_array_equal(session.movie().frames.compute(), volumes)
+        assert session.group_attrs("movie")["value_range"] == [volumes.min(), volumes.max()]
+        assert session.array("movie/frames").chunks == (128, 1, 37, 53)
+
+    @pytest.mark.parametrize(
+        ("until", "stage"),
+        [
+            (None, "source_extraction"),
+            ("summary_images", "summary_images"),
+            ("component_evaluation", "source_extraction"),
+            ("dff", "source_extraction"),
+        ],
+    )
+    def test_what_takes_planes_only_is_refused_before_anything_runs(
+        self, until: str | None, stage: str, source: Path, tmp_path: Path
+    ) -> None:
+        recipe = Recipe({"import": {"frame_rate": 2.5}})
+        with pytest.raises(InputError) as error:
+            run(tmp_path / "s.zarr", [source], recipe=recipe, until=until)
+        assert str(error.value) == (
+            f"{stage} takes movies of one plane but the recording has 3 planes; "
+            "run motion_correction only (--until motion_correction)"
+        )
+        assert not (tmp_path / "s.zarr").exists()
+
+
 class TestSaveMovie:
     """A movie as TIFF."""
 
@@ -714,6 +768,16 @@ class TestSaveMovie:
             recording = open_recording([tmp_path / "new" / "m.tif"])
             assert recording.frame_rate == pytest.approx(12.5)
             assert recording.frames.shape == values.shape
+
+    @pytest.mark.parametrize("dtype", ["uint16", "int16"])
+    def test_volumes_come_back_as_they_were(self, dtype: str, tmp_path: Path) -> None:
+        values = np.random.default_rng(0).integers(0, 120, (9, 3, 37, 53)).astype(dtype)
+        movie = Movie(da.from_array(values, chunks=(4, 2, 37, 30)), frame_rate=12.5)
+        save_movie(movie, tmp_path / "m.tif")
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "m.tif"), values)
+        recording = open_recording([tmp_path / "m.tif"])
+        assert recording.frame_rate == pytest.approx(12.5)
+        np.testing.assert_array_equal(recording.frames.compute(), values)
 
     def test_a_place_that_is_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

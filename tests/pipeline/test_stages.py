@@ -69,7 +69,9 @@ def test_the_groups_are_those_of_the_session() -> None:
 def test_the_stages_write_every_variable_and_nothing_else(
     finished: Path, contents: Callable[[Path], dict[str, np.ndarray]]
 ) -> None:
-    assert contents(finished).keys() == VARIABLES.keys()
+    found = contents(finished).keys()
+    assert found <= VARIABLES.keys()
+    assert VARIABLES.keys() - found <= {"motion_correction/shifts_piecewise"}  # if asked for
 
 
 @pytest.mark.parametrize(

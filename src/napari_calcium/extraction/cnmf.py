@@ -35,7 +35,7 @@ from napari_calcium.footprints import (
     spreads,
     unit,
 )
-from napari_calcium.movie import Box, Movie, project, weighted_sums
+from napari_calcium.movie import Box, Movie, check_one_plane, project, weighted_sums
 from napari_calcium.parameters import Parameters, parameter
 
 __all__ = ["SourceExtractionParameters", "extract_sources"]
@@ -100,7 +100,8 @@ class SourceExtractionParameters(Parameters):
     refinements: int = parameter(2, unit="passes", minimum=1, maximum=10)
 
     def check_movie(self, shape: tuple[int, ...]) -> None:
-        """Raise `InputError` if a cell does not fit into the field."""
+        """Raise `InputError` for volumes, or if a cell does not fit into the field."""
+        check_one_plane(shape, "source_extraction")
         if min(shape[1:]) < 2 * self.cell_radius:
             raise InputError(
                 f"cell_radius is {self.cell_radius:g} px but the field is only {shape[1]} x "
@@ -198,12 +199,12 @@ def _search(movie: Movie, parameters: SourceExtractionParameters) -> Delayed:
         1, round(0.5 * parameters.decay_time * movie.frame_rate), -(-movie.n_frames // MOST_BINS)
     )
     halo = int(np.ceil(4 * parameters.cell_radius))
-    patches = cut(movie.field, max(parameters.patch_size, 2 * halo), halo)
+    patches = cut(movie.plane, max(parameters.patch_size, 2 * halo), halo)
     seeds = [
         delayed(_searched)(boxes(movie, patch, frames_per_bin), frames_per_bin, parameters)
         for patch in patches
     ]
-    return delayed(_united)(seeds, patches, movie.field, frames_per_bin, parameters)
+    return delayed(_united)(seeds, patches, movie.plane, frames_per_bin, parameters)
 
 
 def _searched(

@@ -11,7 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
-from napari_calcium.movie import Movie
+from napari_calcium.movie import Movie, check_one_plane
 from napari_calcium.parameters import Parameters, parameter
 
 __all__ = ["SummaryImagesParameters", "summary_images"]
@@ -38,6 +38,10 @@ class SummaryImagesParameters(Parameters):
         """Raise `InputError` for a number of neighbours between 4 and 8."""
         if self.neighbours not in (4, 8):
             raise InputError(f"neighbours is {self.neighbours}; it must be 4 or 8")
+
+    def check_movie(self, shape: tuple[int, ...]) -> None:
+        """Raise `InputError` for a movie of volumes."""
+        check_one_plane(shape, "summary_images")
 
 
 class Sums(NamedTuple):

@@ -23,7 +23,7 @@ class ImportParameters(Parameters):
     Parameters
     ----------
     frame_rate : float
-        Frames recorded per second, Hz. CaImAn: fr; Suite2p: fs.
+        Frames recorded per second, Hz; of volumes, volumes per second. CaImAn: fr; Suite2p: fs.
     pixel_size : float
         Length of a pixel's side, um; 0 where unknown. CaImAn: dxy.
     """
@@ -37,7 +37,7 @@ def checked_range(frames: da.Array) -> Delayed:
 
     Parameters
     ----------
-    frames : dask.array.Array (time, y, x)
+    frames : dask.array.Array (time, y, x) or (time, z, y, x)
         The movie; each of its blocks is looked at once.
 
     Returns

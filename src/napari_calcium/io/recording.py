@@ -16,12 +16,12 @@ from dask.base import tokenize
 from natsort import natsorted, ns
 
 from napari_calcium.errors import InputError
-from napari_calcium.io.tiff import EXTENSIONS, TiffFrames, TiffStack, read_stack
+from napari_calcium.io.session import frames_layout
+from napari_calcium.io.tiff import EXTENSIONS, TiffFrames, TiffStack, in_volumes, read_stack
 from napari_calcium.io.zarr import METADATA, ZarrFrames, is_zarr, read_zarr
 
 __all__ = ["Recording", "SourceFile", "file_digest", "folder_digest", "open_recording"]
 
-FRAMES_PER_BLOCK = 128
 MIB = 2**20
 BLOCK_BYTES = 256 * MIB
 
@@ -51,7 +51,7 @@ class Recording:
 
     Parameters
     ----------
-    frames : dask.array.Array (time, y, x)
+    frames : dask.array.Array (time, y, x) or (time, z, y, x)
         The movie, not read, in the integer type it was recorded in.
     files : tuple of SourceFile
         Where it comes from, in the order of time.
@@ -86,11 +86,12 @@ class Recording:
 
         Of many files in order the first two and the last are named.
         """
-        n_frames, height, width = self.frames.shape
+        n_frames, *planes, height, width = self.frames.shape
+        counted = f"{n_frames} volumes of {planes[0]} planes" if planes else f"{n_frames} frames"
         names = [file.path.name for file in self.files]
         listed = names if len(names) <= 3 else [*names[:2], "...", names[-1]]
         said = (
-            f"{self.kind}, {n_frames} frames of {height} x {width} px (y, x), {self.frames.dtype}, "
+            f"{self.kind}, {counted} of {height} x {width} px (y, x), {self.frames.dtype}, "
             f"in this order: {', '.join(listed)}"
         )
         return "\n".join((said, *(f"note: {note}" for note in self.notes)))
@@ -101,11 +102,11 @@ class Recording:
         Returns
         -------
         dict
-            ``kind``, ``files``, ``n_frames``, ``field`` (y, x) in pixels, ``dtype``,
-            ``frame_rate`` in Hz and ``pixel_size`` in um (None where unknown), ``bytes`` of all
-            frames in memory, and ``notes``.
+            ``kind``, ``files``, ``n_frames``, ``field`` (y, x) or (z, y, x) in pixels,
+            ``dtype``, ``frame_rate`` in Hz and ``pixel_size`` in um (None where unknown),
+            ``bytes`` of all frames in memory, and ``notes``.
         """
-        n_frames, height, width = (int(size) for size in self.frames.shape)
+        n_frames, *field = (int(size) for size in self.frames.shape)
         return {
             "kind": self.kind,
             "files": [
@@ -113,11 +114,11 @@ class Recording:
                 for file in self.files
             ],
             "n_frames": n_frames,
-            "field": [height, width],
+            "field": field,
             "dtype": str(self.frames.dtype),
             "frame_rate": self.frame_rate,
             "pixel_size": self.pixel_size,
-            "bytes": n_frames * height * width * self.frames.dtype.itemsize,
+            "bytes": n_frames * math.prod(field) * self.frames.dtype.itemsize,
             "notes": list(self.notes),
         }
 
@@ -142,7 +143,7 @@ def open_recording(sources: Sequence[str | Path]) -> Recording:
     ------
     InputError
         If a source does not exist, is of an unknown kind, is damaged or is not a movie of integers
-        with one channel and one plane, or if the files do not fit together.
+        with one channel, or if the files do not fit together.
     """
     given = [sources] if isinstance(sources, str | os.PathLike) else sources
     paths = [Path(source).expanduser().absolute() for source in given]
@@ -268,14 +269,18 @@ def _open_tiffs(paths: Sequence[Path]) -> Recording:
     stacks = tuple(read_stack(path) for path in paths)
     for stack in stacks:
         _check_axes(stack.path, stack.metadata.axes, stack.shape)
-    _check_alike(stacks)
-    frames = TiffFrames(stacks)
+    volumes = any(stack.metadata.is_volume for stack in stacks)
+    _check_alike(stacks, volumes)
+    if volumes:
+        stacks = tuple(in_volumes(stack) for stack in stacks)
+    frames = TiffFrames(stacks, stacks[0].metadata.n_planes if volumes else 1)
     _check_movie(paths[0], frames)
     files = tuple(
-        SourceFile(stack.path, len(stack.offsets), file_digest(stack.path)) for stack in stacks
+        SourceFile(stack.path, len(stack.offsets) // frames.n_planes, file_digest(stack.path))
+        for stack in stacks
     )
     return Recording(
-        frames=_lazy(frames, files, (FRAMES_PER_BLOCK, *frames.shape[1:])),
+        frames=_lazy(frames, files, (_frames_per_block(frames), *frames.shape[1:])),
         files=files,
         kind="TIFF",
         frame_rate=stacks[0].metadata.frame_rate,
@@ -286,7 +291,7 @@ def _open_tiffs(paths: Sequence[Path]) -> Recording:
 
 def _open_zarr(path: Path) -> Recording:
     movie = read_zarr(path)
-    _check_axes(path, movie.axes, movie.frames.shape[1:])
+    _check_axes(path, movie.axes, movie.frames.shape[-2:])
     _check_movie(path, movie.frames)
     files = (SourceFile(path, movie.frames.shape[0], folder_digest(path)),)
     return Recording(
@@ -295,16 +300,22 @@ def _open_zarr(path: Path) -> Recording:
         kind="Zarr",
         frame_rate=movie.frame_rate,
         pixel_size=movie.pixel_size,
+        notes=movie.notes,
     )
 
 
-def _blocks(frames: ZarrFrames) -> tuple[int, int, int]:
+def _frames_per_block(frames: TiffFrames | ZarrFrames) -> int:
+    """Return how many frames Dask's blocks have: those of the session's shards."""
+    return frames_layout(frames.shape, frames.dtype.itemsize)[1][0]
+
+
+def _blocks(frames: ZarrFrames) -> tuple[int, ...]:
     """Return the shape of Dask's blocks: whole chunks, and the whole field if it fits."""
     time, *field = frames.chunks
-    time *= math.ceil(FRAMES_PER_BLOCK / time)
+    time *= math.ceil(_frames_per_block(frames) / time)
     if time * math.prod(frames.shape[1:]) * frames.dtype.itemsize <= BLOCK_BYTES:
         field = list(frames.shape[1:])
-    return time, field[0], field[1]
+    return time, *field
 
 
 def _lazy(frames: TiffFrames | ZarrFrames, files: tuple[SourceFile, ...], chunks: Any) -> da.Array:
@@ -314,27 +325,29 @@ def _lazy(frames: TiffFrames | ZarrFrames, files: tuple[SourceFile, ...], chunks
         frames,
         chunks=chunks,
         name=f"recording-{token}",
-        meta=np.empty((0, 0, 0), frames.dtype),
+        meta=np.empty((0,) * frames.ndim, frames.dtype),
     )
 
 
 def _check_axes(path: Path, axes: Mapping[str, int], shape: Sequence[int]) -> None:
-    """Raise where there are several channels or planes; any other single axis is time."""
-    several = [name for name, size in axes.items() if size > 1]
-    if len(several) < 2 and "C" not in several:
+    """Raise where there are several channels; any other single axis is time."""
+    several = {name for name, size in axes.items() if size > 1}
+    if several == {"T", "Z"} or (len(several) < 2 and "C" not in several):
         return
     sizes = {**axes, "Y": shape[0], "X": shape[1]}
     said = ", ".join(f"{name} {size}" for name, size in sizes.items())
     raise InputError(
-        f"{path} has the axes {said}, and several channels or planes are not supported yet; "
-        "split it into one file per channel and plane"
+        f"{path} has the axes {said}, and several channels are not supported yet; "
+        "split it into one file per channel, with the axes T, Y, X, or T, Z, Y, X for volumes"
     )
 
 
-def _check_alike(stacks: Sequence[TiffStack]) -> None:
+def _check_alike(stacks: Sequence[TiffStack], volumes: bool) -> None:
     first = stacks[0]
-    for other in stacks[1:]:
+    planes = [str(stack.metadata.n_planes) if volumes else "1" for stack in stacks]
+    for other, n_planes in zip(stacks[1:], planes[1:], strict=True):
         for one, two, unit in (
+            (planes[0], n_planes, "planes"),
             (f"{first.shape[0]} x {first.shape[1]}", f"{other.shape[0]} x {other.shape[1]}", "px"),
             (first.dtype.name, other.dtype.name, "pixels"),
         ):
@@ -352,4 +365,5 @@ def _check_movie(path: Path, frames: TiffFrames | ZarrFrames) -> None:
         )
     if frames.shape[0] < 2 or 0 in frames.shape:
         sizes = " x ".join(str(size) for size in frames.shape)
-        raise InputError(f"{path} is of {sizes} (time, y, x); give a movie of at least 2 frames")
+        axes = "(time, y, x)" if frames.ndim == 3 else "(time, z, y, x)"
+        raise InputError(f"{path} is of {sizes} {axes}; give a movie of at least 2 frames")

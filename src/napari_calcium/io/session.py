@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -22,12 +23,13 @@ import scipy.sparse as sp
 import zarr
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
 from zarr.errors import ContainsGroupError
 
 from napari_calcium.components import Background, Components, Quality
 from napari_calcium.errors import InputError
+from napari_calcium.io.shards import COMPRESSOR, ShardedFrames
 from napari_calcium.movie import Movie
+from napari_calcium.shifts import Shifts
 
 __all__ = [
     "FORMAT_VERSION",
@@ -39,6 +41,8 @@ __all__ = [
     "components_attrs",
     "components_to_arrays",
     "frames_layout",
+    "shifts_attrs",
+    "shifts_to_arrays",
     "stage_digest",
 ]
 
@@ -51,23 +55,74 @@ OLD = "old-"
 STAGE_GROUPS = {"import": "movie"}
 """Groups of stages that have another name than their stage."""
 
+OUTSIDE = ("source", "files")
+"""Inputs of stages that are no stages."""
+
 
 @dataclass(frozen=True)
 class Variable:
-    """What one array of a session is: its axes, its unit and its meaning."""
+    """What one array of a session is: its axes, its unit and its meaning.
+
+    An axis `z` is there in sessions of volumes only.
+
+    Examples
+    --------
+    >>> frames = Variable(("time", "z", "y", "x"), "counts", "the recording")
+    >>> frames.axes_of(3), frames.axes_of(4)
+    (('time', 'y', 'x'), ('time', 'z', 'y', 'x'))
+    """
 
     axes: tuple[str, ...]
     units: str
     comment: str
 
+    def axes_of(self, ndim: int) -> tuple[str, ...]:
+        """Return the axes of an array of so many; `ValueError` if it cannot be this variable."""
+        of_one_plane = tuple(axis for axis in self.axes if axis != "z")
+        for axes in (self.axes, of_one_plane):
+            if len(axes) == ndim:
+                return axes
+        raise ValueError(f"the axes are {self.axes}, not {ndim}")
+
+
+FRAMES = ("time", "z", "y", "x")
 
 VARIABLES: Mapping[str, Variable] = {
-    "movie/frames": Variable(("time", "y", "x"), "counts", "the recording as it was stored"),
+    "movie/frames": Variable(FRAMES, "counts", "the recording as it was stored"),
+    "motion_correction/frames": Variable(FRAMES, "counts", "the movie put right"),
+    "motion_correction/template": Variable(FRAMES[1:], "counts", "what frames were aligned to"),
     "motion_correction/shifts_rigid": Variable(
-        ("time", "axis"), "px", "(y, x), added to a frame's content position to undo the motion"
+        ("time", "axis"),
+        "px",
+        "(y, x), or (z, y, x) for volumes, added to a frame's content position to undo the motion",
     ),
-    "motion_correction/template": Variable(("y", "x"), "counts", "what frames were aligned to"),
-    "motion_correction/frames": Variable(("time", "y", "x"), "counts", "the movie put right"),
+    "motion_correction/shifts_piecewise": Variable(
+        ("time", "z", "grid_y", "grid_x", "axis"),
+        "px",
+        "whole shift (y, x) at the patch centres, whose places are the attributes grid_y, grid_x",
+    ),
+    "motion_correction/flagged": Variable(
+        ("time",),
+        "1",
+        "frames without visible motion: blank, saturated or unlike all others; "
+        "their shifts are interpolated",
+    ),
+    "motion_correction/correlation_before": Variable(
+        ("time",), "1", "correlation of each recorded frame with the template"
+    ),
+    "motion_correction/correlation_after": Variable(
+        ("time",), "1", "correlation of each corrected frame with the template"
+    ),
+    "motion_correction/principal_motion_before": Variable(
+        ("component",),
+        "px",
+        "motion between the recorded frames lowest and highest along each principal component",
+    ),
+    "motion_correction/principal_motion_after": Variable(
+        ("component",),
+        "px",
+        "motion between the corrected frames lowest and highest along each principal component",
+    ),
     "summary_images/mean": Variable(("y", "x"), "counts", "mean over time"),
     "summary_images/max": Variable(("y", "x"), "counts", "largest value over time"),
     "summary_images/std": Variable(("y", "x"), "counts", "standard deviation over time"),
@@ -245,7 +300,10 @@ class Session:
         if record is None:
             raise InputError(f"{self.path} has no {group}; run {_stage_of(group)} first")
         for stage, digest in record.inputs.items():
-            if stage != "source" and self.current(STAGE_GROUPS.get(stage, stage)).digest != digest:
+            if (
+                stage not in ("source", "files")
+                and self.current(STAGE_GROUPS.get(stage, stage)).digest != digest
+            ):
                 raise InputError(
                     f"{record.stage} in {self.path} is of an earlier {stage}; run it again"
                 )
@@ -276,14 +334,37 @@ class Session:
         return np.asarray(self.array(name)[...])
 
     def movie(self, name: str = "movie/frames") -> Movie:
-        """Return a movie of the session, lazily."""
+        """Return a movie of the session, of planes or of volumes, lazily."""
         array = self.array(name)
         chunks = ((array.shards or array.chunks)[0], *array.shape[1:])
         token = f"{name}-{hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]}"
         record = self.record(name.split("/")[0])
         suffix = record.digest[:16] if record else "unfinished"
-        frames = da.from_array(array, chunks=chunks, name=f"{token}-{suffix}")
+        frames = da.from_array(
+            ShardedFrames(array),
+            chunks=chunks,
+            name=f"{token}-{suffix}",
+            meta=np.empty((0,) * array.ndim, array.dtype),
+        )
         return Movie(frames, self.frame_rate, self.pixel_size)
+
+    def shifts(self) -> Shifts:
+        """Return what undoes the motion of the recording.
+
+        Raises
+        ------
+        InputError
+            If motion correction has not run.
+        """
+        parts: dict[str, Any] = {}
+        if "motion_correction/shifts_piecewise" in self:
+            piecewise = self.array("motion_correction/shifts_piecewise")
+            parts = {n: np.array(piecewise.attrs[n], np.float32) for n in ("grid_y", "grid_x")}
+            parts["piecewise"] = np.asarray(piecewise[...])
+        if "motion_correction/flagged" in self:
+            parts["flagged"] = self.read("motion_correction/flagged")
+        field = self.array("movie/frames").shape[1:]
+        return Shifts(self.read("motion_correction/shifts_rigid"), field, **parts)
 
     def components(self) -> Components:
         """Return the cells that source extraction found."""
@@ -351,7 +432,7 @@ class StageWriter:
         zarr.create_group(path)
 
     def create_frames(self, name: str, frames: da.Array) -> zarr.Array[Any]:
-        """Make the array that a movie's blocks are written to.
+        """Make the array that a movie's blocks are written to, by `shards.write_frames`.
 
         Raises
         ------
@@ -370,12 +451,13 @@ class StageWriter:
         chunks = tuple(max(1, size) for size in values.shape)
         if values.ndim == 2 and values.nbytes > 2**22:
             chunks = (min(64, chunks[0]), min(2**15, chunks[1]))
+        if values.ndim > 2:
+            chunks = (max(1, 2**22 * chunks[0] // max(2**22, values.nbytes)), *chunks[1:])
         self._create(name, values.shape, values.dtype, chunks, None)[...] = values
 
-    def attrs(self, group: str, attrs: Mapping[str, Any]) -> None:
-        """Set attributes of the stage's group, or of a group within it."""
-        path = self._path / group if group else self._path
-        zarr.open_group(path, mode="r+").attrs.update(attrs)
+    def attrs(self, name: str, attrs: Mapping[str, Any]) -> None:
+        """Set attributes of the stage's group, "", or of a group or an array within it."""
+        zarr.open(self._path / name, mode="r+").attrs.update(attrs)
 
     def commit(self, record: StageRecord) -> None:
         """Make the group part of the session, replacing an earlier one, in one step."""
@@ -394,45 +476,44 @@ class StageWriter:
         shards: tuple[int, ...] | None,
     ) -> zarr.Array[Any]:
         variable = VARIABLES[f"{self._group}/{name}"]
-        if len(variable.axes) != len(shape):
-            raise ValueError(f"{name} has the axes {variable.axes} but the shape {shape}")
+        axes = variable.axes_of(len(shape))
         return zarr.open_group(self._path, mode="r+").create_array(
             name,
             shape=shape,
             dtype=dtype,
             chunks=chunks,
             shards=shards,
-            compressors=BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
-            dimension_names=variable.axes,
+            compressors=COMPRESSOR,
+            dimension_names=axes,
             attributes={
-                "axes": list(variable.axes),
+                "axes": list(axes),
                 "units": variable.units,
                 "comment": variable.comment,
             },
         )
 
 
-def frames_layout(
-    shape: tuple[int, ...], itemsize: int
-) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Return the chunks and shards of a movie (time, y, x) on disk.
+def frames_layout(shape: tuple[int, ...], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the chunks and shards of a movie (time, y, x) or (time, z, y, x) on disk.
 
-    A shard is a run of whole frames, what one task writes; its chunks are 128 px tiles, so that
-    one tile over all time and one frame are both read cheaply. A field so large that 128 frames
-    would exceed 128 MiB gets fewer frames in a chunk.
+    A shard is a run of whole frames or volumes, what one task writes; its chunks are 128 px tiles
+    of one plane, so that one tile over all time and one frame are both read cheaply. A field so
+    large that 128 frames would exceed 128 MiB gets fewer frames in a chunk.
 
     Examples
     --------
     >>> frames_layout((1000, 300, 37), 2)
     ((128, 128, 37), (128, 384, 37))
+    >>> frames_layout((1000, 20, 512, 512), 2)
+    ((8, 1, 128, 128), (8, 20, 512, 512))
     """
-    _, height, width = shape
+    _, *planes, height, width = shape
     tile = (min(CHUNK, height), min(CHUNK, width))
-    field = (-(-height // tile[0]) * tile[0], -(-width // tile[1]) * tile[1])
+    field = (*planes, -(-height // tile[0]) * tile[0], -(-width // tile[1]) * tile[1])
     frames = CHUNK
-    while frames > 1 and frames * field[0] * field[1] * itemsize > SHARD_BYTES:
+    while frames > 1 and frames * math.prod(field) * itemsize > SHARD_BYTES:
         frames //= 2
-    return (frames, *tile), (frames, *field)
+    return (frames, *[1] * len(planes), *tile), (frames, *field)
 
 
 def _stage_of(group: str) -> str:
@@ -444,6 +525,25 @@ def stage_digest(stage: str, parameters: Mapping[str, Any], inputs: Mapping[str,
     """Return what identifies a stage's result: its name, its parameters and its inputs' digests."""
     parts = [stage, dict(parameters), dict(inputs)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def shifts_to_arrays(shifts: Shifts) -> dict[str, NDArray[Any]]:
+    """Return the arrays of shifts in the ``motion_correction`` group."""
+    assert shifts.flagged is not None
+    arrays: dict[str, NDArray[Any]] = {"shifts_rigid": shifts.rigid, "flagged": shifts.flagged}
+    if shifts.piecewise is not None:
+        arrays["shifts_piecewise"] = shifts.piecewise
+    return arrays
+
+
+def shifts_attrs(shifts: Shifts) -> dict[str, dict[str, Any]]:
+    """Return the attributes of the ``motion_correction`` group and of its arrays."""
+    region = [[part.start, part.stop] for part in shifts.valid_region()]
+    attrs: dict[str, dict[str, Any]] = {"": {"field": list(shifts.field), "valid_region": region}}
+    if shifts.grid_y is not None and shifts.grid_x is not None:
+        grid = {"grid_y": shifts.grid_y.tolist(), "grid_x": shifts.grid_x.tolist()}
+        attrs["shifts_piecewise"] = grid
+    return attrs
 
 
 def components_to_arrays(components: Components) -> dict[str, NDArray[Any]]:

@@ -15,7 +15,7 @@ import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
 
-__all__ = ["EXTENSIONS", "TiffFrames", "TiffMetadata", "TiffStack", "read_stack"]
+__all__ = ["EXTENSIONS", "TiffFrames", "TiffMetadata", "TiffStack", "in_volumes", "read_stack"]
 
 EXTENSIONS = (".tif", ".tiff", ".btf")
 
@@ -62,19 +62,33 @@ class TiffMetadata:
     Parameters
     ----------
     axes : mapping of str to int
-        Size of each axis before y and x, by its letter: T time, Z plane, C channel.
+        Size of each axis before y and x, by its letter: T time, Z plane, C channel; the first is
+        the one that changes most slowly from page to page.
     declared : int
         Frames the description speaks of; 0 where it does not say.
     frame_rate : float, optional
         Frames per second, Hz.
     pixel_size : float, optional
         Length of a pixel's side along x, um.
+    in_order : bool
+        Whether the file holds all pages the description speaks of, in the order of its axes.
     """
 
     axes: Mapping[str, int] = field(default_factory=dict)
     declared: int = 0
     frame_rate: float | None = None
     pixel_size: float | None = None
+    in_order: bool = True
+
+    @property
+    def n_planes(self) -> int:
+        """Planes of a volume, if the movie is one of volumes."""
+        return self.axes.get("Z", 1)
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether there are several planes at each of several times."""
+        return min(self.axes.get("T", 1), self.n_planes) > 1
 
 
 @dataclass(frozen=True)
@@ -158,6 +172,8 @@ class TiffFrames:
     ----------
     stacks : tuple of TiffStack
         The files in order, all of the same field and type.
+    n_planes : int
+        Pages of a frame, one after the other (see `in_volumes`); above 1 the frames are volumes.
 
     Examples
     --------
@@ -170,11 +186,13 @@ class TiffFrames:
     """
 
     stacks: tuple[TiffStack, ...]
+    n_planes: int = 1
 
     @cached_property
-    def shape(self) -> tuple[int, int, int]:
-        """Number of frames, then the field (y, x) in pixels."""
-        return (self._ends[-1], *self.stacks[0].shape)
+    def shape(self) -> tuple[int, ...]:
+        """Number of frames, then the field (y, x) or (z, y, x) in pixels."""
+        planes = (self.n_planes,) if self.n_planes > 1 else ()
+        return (self._ends[-1] // self.n_planes, *planes, *self.stacks[0].shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -183,22 +201,24 @@ class TiffFrames:
 
     @property
     def ndim(self) -> int:
-        """Number of axes: 3."""
-        return 3
+        """Number of axes: 3, or 4 of volumes."""
+        return len(self.shape)
 
     @cached_property
     def _ends(self) -> list[int]:
         return list(itertools.accumulate(len(stack.offsets) for stack in self.stacks))
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        (time, y, x), drop = _box(index, self.shape)
-        out = np.empty([len(axis) for axis in (time, y, x)], self.dtype)
+        (time, *planes, y, x), drop = _box(index, self.shape)
+        out = np.empty([len(axis) for axis in (time, *planes, y, x)], self.dtype)
         if out.size:
-            for file, places in itertools.groupby(enumerate(time), self._file_of):
+            pictures = out.reshape(-1, len(y), len(x))
+            pages = (self.n_planes * t + z for t in time for z in (planes or [range(1)])[0])
+            for file, places in itertools.groupby(enumerate(pages), self._file_of):
                 stack = self.stacks[file]
                 start = self._ends[file] - len(stack.offsets)
-                frames = ((place, frame - start) for place, frame in places)
-                stack.read(frames, _index(y), _index(x), out)
+                frames = ((place, page - start) for place, page in places)
+                stack.read(frames, _index(y), _index(x), pictures)
         return out[drop]
 
     def _file_of(self, pair: tuple[int, int]) -> int:
@@ -241,6 +261,44 @@ def read_stack(path: Path) -> TiffStack:
         raise InputError(
             f"{path} is not a TIFF file or is damaged; copy it again or export it anew as TIFF"
         ) from error
+
+
+def in_volumes(stack: TiffStack) -> TiffStack:
+    """Return a stack of volumes with the pages in the order of time, and of planes at each time.
+
+    Parameters
+    ----------
+    stack : TiffStack
+        A file whose description speaks of several planes.
+
+    Returns
+    -------
+    TiffStack
+        The same file; a volume at its end that has not all planes is left out, with a note.
+
+    Raises
+    ------
+    InputError
+        If the file does not hold the pages in the order of its axes.
+    """
+    said, n_pages, n_planes = stack.metadata, len(stack.offsets), stack.metadata.n_planes
+    planes_first = [name for name in said.axes if name in "TZ"] == ["Z", "T"] and said.is_volume
+    if not said.in_order or (planes_first and n_pages != said.axes["T"] * n_planes):
+        raise InputError(
+            f"{stack.path} does not hold volume after volume of {n_planes} planes; "
+            "save the recording anew as one TIFF with the axes T, Z, Y, X"
+        )
+    order = np.arange(n_pages - n_pages % n_planes)
+    if planes_first:
+        order = order.reshape(n_planes, -1).T.ravel()
+    left_out = (
+        f"{stack.path} ends within a volume; its last {n_pages % n_planes} planes are left out"
+    )
+    return replace(
+        stack,
+        offsets=_compact([stack.offsets[page] for page in order.tolist()]),
+        notes=(*stack.notes, left_out) if n_pages % n_planes else stack.notes,
+    )
 
 
 def _check_picture(path: Path, page: Any) -> None:
@@ -434,7 +492,9 @@ def _ome(page: Any) -> TiffMetadata:
     pixels = next((part for part in root.iter() if part.tag.endswith("Pixels")), None)
     if pixels is None:
         return TiffMetadata()
-    axes = {letter: int(_positive(pixels.get(f"Size{letter}")) or 1) for letter in "TZC"}
+    order = [letter for letter in reversed(pixels.get("DimensionOrder", "")) if letter in "TZC"]
+    letters = order if sorted(order) == ["C", "T", "Z"] else "TZC"
+    axes = {letter: int(_positive(pixels.get(f"Size{letter}")) or 1) for letter in letters}
     shared = any(part.tag.endswith("UUID") and part.get("FileName") for part in root.iter())
     interval = _positive(
         pixels.get("TimeIncrement"), SECONDS.get(pixels.get("TimeIncrementUnit", "s"))
@@ -445,7 +505,21 @@ def _ome(page: Any) -> TiffMetadata:
         declared=0 if shared else math.prod(axes.values()),
         frame_rate=1 / interval if interval else None,
         pixel_size=_positive(pixels.get("PhysicalSizeX"), unit),
+        in_order=axes["Z"] == 1 or (not shared and _ome_in_order(pixels, axes)),
     )
+
+
+def _ome_in_order(pixels: ElementTree.Element, axes: Mapping[str, int]) -> bool:
+    """Whether each page lies where the order of the axes puts it."""
+    for part in pixels:
+        if not part.tag.endswith("TiffData"):
+            continue
+        place = 0
+        for letter, size in axes.items():
+            place = place * size + int(_positive(part.get(f"First{letter}")) or 0)
+        if int(_positive(part.get("IFD")) or 0) != place:
+            return False
+    return True
 
 
 def _scanimage(page: Any) -> TiffMetadata:

@@ -24,17 +24,26 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexErr
 MICROMETRES = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3}
 SECONDS = {"second": 1.0, "millisecond": 1e-3, "minute": 60.0}
 
+LETTERS = {
+    **dict.fromkeys(("TIME", "FRAME", "FRAMES"), "T"),
+    **dict.fromkeys(("PLANE", "PLANES", "DEPTH", "SLICE", "SLICES"), "Z"),
+    **dict.fromkeys(("CHANNEL", "CHANNELS"), "C"),
+}
+"""Other names of axes."""
+
 
 @dataclass(frozen=True)
 class ZarrFrames:
-    """A Zarr array as frames (time, y, x), in the machine's byte order.
+    """A Zarr array as frames (time, y, x) or (time, z, y, x), in the machine's byte order.
 
     Parameters
     ----------
     array : zarr.Array
-        Axes ..., y, x; of the others only one may be longer than 1.
+        Axes ..., y, x; of the others only time and planes may be longer than 1.
     time : int
         Which axis is time.
+    plane : int, optional
+        Which axis is planes; without one the frames have no axis z.
 
     Examples
     --------
@@ -46,12 +55,16 @@ class ZarrFrames:
 
     array: Any
     time: int
+    plane: int | None = None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number of frames, then the field (y, x) in pixels."""
-        sizes = self.array.shape
-        return int(sizes[self.time]), int(sizes[-2]), int(sizes[-1])
+    def _axes(self) -> tuple[int, ...]:
+        return (self.time, *([] if self.plane is None else [self.plane]), -2, -1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of frames, then the field (y, x) or (z, y, x) in pixels."""
+        return tuple(int(self.array.shape[axis]) for axis in self._axes)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -61,24 +74,26 @@ class ZarrFrames:
 
     @property
     def ndim(self) -> int:
-        """Number of axes: 3."""
-        return 3
+        """Number of axes: 3, or 4 of volumes."""
+        return len(self._axes)
 
     @property
-    def chunks(self) -> tuple[int, int, int]:
-        """Frames, rows and columns of the smallest piece that is read from disk at once."""
-        sizes = self.array.chunks
-        return int(sizes[self.time]), int(sizes[-2]), int(sizes[-1])
+    def chunks(self) -> tuple[int, ...]:
+        """Shape of the smallest piece that is read from disk at once, its axes as in `shape`."""
+        return tuple(int(self.array.chunks[axis]) for axis in self._axes)
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         parts = index if isinstance(index, tuple) else (index,)
-        parts = (*parts, *[slice(None)] * (3 - len(parts)))
-        ahead = [_ahead(part, n) for part, n in zip(parts, self.shape, strict=True)]
+        parts = (*parts, *[slice(None)] * (self.ndim - len(parts)))
         where: list[Any] = [0] * len(self.array.shape)
-        where[self.time], where[-2], where[-1] = ahead
+        for axis, part, n in zip(self._axes, parts, self.shape, strict=True):
+            where[axis] = _ahead(part, n)
         box = np.asarray(self.array.oindex[tuple(where)], self.dtype)
-        kept = (part for part in parts if isinstance(part, slice | list | np.ndarray))
-        return box[tuple(slice(None, None, _direction(part)) for part in kept)]
+        kept = [isinstance(part, slice | list | np.ndarray) for part in parts]
+        if self.plane is not None and self.plane < self.time and all(kept[:2]):
+            box = box.swapaxes(0, 1)
+        used = (part for part, keep in zip(parts, kept, strict=True) if keep)
+        return box[tuple(slice(None, None, _direction(part)) for part in used)]
 
 
 @dataclass(frozen=True)
@@ -95,12 +110,15 @@ class ZarrMovie:
         Frames per second, Hz.
     pixel_size : float, optional
         Length of a pixel's side along x, um.
+    notes : tuple of str
+        What a person should know of the array, a sentence each.
     """
 
     frames: ZarrFrames
     axes: Mapping[str, int]
     frame_rate: float | None = None
     pixel_size: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def is_zarr(path: Path) -> bool:
@@ -121,8 +139,9 @@ def read_zarr(path: Path) -> ZarrMovie:
     Parameters
     ----------
     path : Path
-        An array (time, y, x); or a group with one such array; or an OME-Zarr image, of which the
-        first, full level is taken. Further axes of length 1 are dropped. A frame rate and a pixel
+        An array (time, y, x) or (time, z, y, x); or a group with one such array; or an OME-Zarr
+        image, of which the first, full level is taken. Further axes of length 1 are dropped, and a
+        single axis of another name is time. A frame rate and a pixel
         size are taken from the attributes ``frame_rate`` (Hz) and ``pixel_size`` (um), or from the
         scale of the OME-Zarr axes where these have units.
 
@@ -158,12 +177,16 @@ def _only_movie(path: Path, group: zarr.Group) -> Any:
         raise InputError(
             f"{path} is a session, not a recording; go on with it by napari-calcium run --session"
         )
-    arrays = {name: array for name, array in group.arrays() if len(array.shape) == 3}
+    several = dict(group.arrays())
+    planes, volumes = (
+        {name: array for name, array in several.items() if len(array.shape) == n} for n in (3, 4)
+    )
+    arrays = planes or volumes
     if len(arrays) != 1:
         known = f" ({', '.join(sorted(arrays))})" if arrays else ""
         raise InputError(
-            f"{path} holds {len(arrays)} arrays of three axes{known}; "
-            "give the path of the one array (time, y, x) that is the movie"
+            f"{path} holds {len(arrays)} arrays of three or four axes{known}; "
+            "give the path of the one array (time, y, x) or (time, z, y, x) that is the movie"
         )
     return next(iter(arrays.values()))
 
@@ -178,14 +201,23 @@ def _movie(
     if {"T", "TIME", "FRAME", "FRAMES"} & set(names[-2:]):
         order = ", ".join(names).lower()
         raise InputError(f"{path} has the axes ({order}); save it with the axes (time, y, x)")
-    leading = shape[:-2]
+    names = _letters(names[:-2])
+    axes = dict(zip(names, shape[:-2], strict=True))
+    volumes = min(axes.get("T", 1), axes.get("Z", 1)) > 1
     scale = _scale(image)
     interval = scale[names.index("T")] if scale and "T" in names else None
     return ZarrMovie(
-        frames=ZarrFrames(array, time=leading.index(max(leading))),
-        axes=dict(zip(names[:-2], leading, strict=True)),
+        frames=ZarrFrames(
+            array,
+            time=names.index("T") if volumes else names.index(max(names, key=axes.__getitem__)),
+            plane=names.index("Z") if volumes else None,
+        ),
+        axes=axes,
         frame_rate=_positive(attributes.get("frame_rate")) or (1 / interval if interval else None),
         pixel_size=_positive(attributes.get("pixel_size")) or (scale[-1] if scale else None),
+        notes=(f"{path} does not name its axes; they are read as (time, z, y, x)",)
+        if volumes and not _named(array, attributes, image)
+        else (),
     )
 
 
@@ -198,14 +230,25 @@ def _image(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _names(array: Any, attributes: Mapping[str, Any], image: Mapping[str, Any]) -> list[str]:
     """Return the names of the axes in capitals, made up where none are given."""
+    n = len(array.shape)
+    made_up = ["T", "Z"] if n == 4 else [*(f"axis {i}" for i in range(n - 3)), "T"]
+    axes = _named(array, attributes, image) or [*made_up, "Y", "X"]
+    return [str(axis).upper() for axis in axes]
+
+
+def _named(array: Any, attributes: Mapping[str, Any], image: Mapping[str, Any]) -> list[Any]:
+    """Return the names of the axes as they are given; none where one is missing or twice there."""
     axes = [axis["name"] if isinstance(axis, dict) else axis for axis in image.get("axes", [])]
     axes = axes or list(getattr(array.metadata, "dimension_names", None) or [])
     axes = axes or list(attributes.get("_ARRAY_DIMENSIONS", []))
     n = len(array.shape)
-    if len(axes) != n or len(set(axes)) != n or None in axes:
-        axes = [*(f"axis {i}" for i in range(n - 3)), "T", "Y", "X"]
-    names = [str(axis).upper() for axis in axes]
-    return ["C" if name in ("CHANNEL", "CHANNELS") else name for name in names]
+    return axes if len(axes) == len(set(axes)) == n and None not in axes else []
+
+
+def _letters(names: list[str]) -> list[str]:
+    """Return T, Z and C for other names of these axes, where that leaves all names different."""
+    letters = [LETTERS.get(name, name) for name in names]
+    return letters if len(set(letters)) == len(letters) else names
 
 
 def _scale(image: Mapping[str, Any]) -> list[float | None]:

@@ -1,8 +1,9 @@
-"""The template: what a frame without motion looks like."""
+"""The template: what a frame without motion looks like, and how far frames differ from it."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,60 +11,155 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
-from napari_calcium.motion.shifts import check_max_shift, rigid_shifts, shift_frames
-from napari_calcium.movie import Movie
+from napari_calcium.motion.correlation import finite
+from napari_calcium.motion.piecewise import Grid, PiecewiseFilter, without_noise
+from napari_calcium.motion.resampling import resample
+from napari_calcium.motion.rigid import RigidFilter, chance_agreement
+from napari_calcium.movie import Movie, blocks
+from napari_calcium.shifts import Shifts
 
 if TYPE_CHECKING:
     from napari_calcium.motion.correction import MotionCorrectionParameters
 
-__all__ = ["aligned_mean", "estimate_template", "mean_of_samples", "sampled_frames"]
+__all__ = [
+    "Reference",
+    "estimate_reference",
+    "make_reference",
+    "mean_of_samples",
+    "sampled_frames",
+    "unusable",
+]
+
+FEWEST_FRAMES = 10
+"""Frames without which there is no telling the scene from its noise."""
 
 SEED_PART = 0.2
 """Part of the sampled frames that the first template is the mean of."""
 
-UNSEEN = 1e-3
-"""Weight of a copied border pixel in the mean, so that it counts only where no frame saw."""
+RUNS = 10
+"""Places in a recording at which frames are sampled; each is one read of chunks on disk."""
+
+FRAMES_PER_RUN = 128
+"""Frames of each: so they are stored together."""
+
+LOCAL_TEMPLATES = 20
+"""Parts of the recording whose means the median is taken of, when the template is renewed."""
+
+SATURATED = 0.25
+"""Part of the pixels that have the frame's highest value, above which it is saturated."""
+
+FEW_VALUES = 16
+"""Frames with at most so many different values are too coarse to be called saturated."""
+
+LEAST_NOISE = 1e-3
+"""Part of the power of frames that counts as noise even where they all agree."""
+
+JUDGED = 4096
+"""Pixels by which a frame is judged."""
 
 Floats = NDArray[np.float32]
 
 
-def estimate_template(movie: Movie, parameters: MotionCorrectionParameters) -> Delayed:
-    """Return lazily the template of a movie, made from evenly spaced frames.
+@dataclass(frozen=True)
+class Reference:
+    """What frames are compared with.
+
+    Parameters
+    ----------
+    template : ndarray (y, x) or (z, y, x), float32
+        What a frame without motion looks like, in the movie's unit.
+    rigid_noise, patch_noise : ndarray (y, x frequency), float32, optional
+        Power of what frames and patches have and the template has not.
+    """
+
+    template: Floats
+    rigid_noise: Floats | None = None
+    patch_noise: Floats | None = None
+
+    @property
+    def volume(self) -> Floats:
+        """The template as planes (z, y, x)."""
+        return self.template if self.template.ndim == 3 else self.template[None]
+
+    def rigid_filter(self, parameters: MotionCorrectionParameters) -> RigidFilter:
+        """Return what finds the shifts of whole frames."""
+        return RigidFilter.of(
+            self.volume,
+            parameters.max_shift,
+            self.rigid_noise,
+            max_shift_z=parameters.max_shift_z,
+            high_pass=parameters.high_pass,
+            upsampling=parameters.upsampling,
+        )
+
+    def piecewise_filter(self, parameters: MotionCorrectionParameters) -> PiecewiseFilter:
+        """Return what finds the shifts of patches."""
+        grid = Grid.over(self.volume.shape, parameters.patch_size, parameters.patch_overlap)
+        deviation, high_pass = parameters.max_deviation, parameters.high_pass
+        return PiecewiseFilter.of(self.volume, grid, deviation, self.patch_noise, high_pass)
+
+
+def estimate_reference(
+    movie: Movie,
+    parameters: MotionCorrectionParameters,
+    template: NDArray[Any] | None = None,
+) -> Delayed:
+    """Return lazily what the frames of a movie are compared with.
 
     Parameters
     ----------
     movie : Movie
         The recording.
     parameters : MotionCorrectionParameters
-        `template_frames` are read one by one, so the memory needed does not depend on the
-        recording's length; see `aligned_mean` for the rest.
+        `template_frames` evenly spaced frames are read, so the memory needed does not depend on
+        the recording's length; see `make_reference`. Each of `template_updates` reads the whole
+        movie: the frames are moved, and the median over 20 parts of the recording of the means of
+        their frames is the next template.
+    template : ndarray (y, x) or (z, y, x), optional
+        The template, if there is one already; it stays as it is.
 
     Returns
     -------
-    Delayed of ndarray (y, x), float32
-        The template, in the movie's unit.
+    Delayed of Reference
+        The template and the noise.
 
     Raises
     ------
     InputError
-        If the movie has no frames or `max_shift` is larger than half the field.
+        If the movie has fewer than 10 frames and no template is given, or the given one is not of
+        the movie's field.
 
     Examples
     --------
     >>> import dask.array as da
     >>> from napari_calcium.motion.correction import MotionCorrectionParameters
-    >>> movie = Movie(da.ones((300, 37, 53), dtype="uint16"), frame_rate=30.0)
-    >>> estimate_template(movie, MotionCorrectionParameters()).compute().shape
+    >>> movie = Movie(da.random.random((300, 37, 53), chunks=100), frame_rate=30.0)
+    >>> estimate_reference(movie, MotionCorrectionParameters()).compute().template.shape
     (37, 53)
     """
-    check_max_shift(parameters.max_shift, movie.field)
-    return delayed(aligned_mean, pure=True)(
-        sampled_frames(movie, parameters.template_frames),
-        parameters.max_shift,
-        parameters.template_passes,
-        parameters.smoothing,
-        parameters.high_pass,
-    )
+    check_template(movie, template)
+    samples = sampled_frames(movie, parameters.template_frames)
+    reference = delayed(make_reference, pure=True)(samples, parameters, template)
+    for _ in range(parameters.template_updates if template is None else 0):
+        reference = _renewed(movie, reference, parameters)
+    return reference
+
+
+def check_template(movie: Movie, template: NDArray[Any] | None) -> None:
+    """Raise `InputError` where a movie and a template do not go together."""
+    if template is None and movie.n_frames < FEWEST_FRAMES:
+        frames = "1 frame" if movie.n_frames == 1 else f"{movie.n_frames} frames"
+        raise InputError(
+            f"the movie has {frames} but a template is made from at least {FEWEST_FRAMES}; "
+            "give a template or set method to none"
+        )
+    if template is not None and template.shape != tuple(movie.field):
+        raise InputError(
+            f"the template is {_size(template.shape)} px but the field is {_size(movie.field)} px; "
+            "give a template of the same field"
+        )
+    if template is not None and not (np.isfinite(template).any() and np.ptp(finite(template)) > 0):
+        raise InputError("the template is the same everywhere; give an image of the field")
 
 
 def mean_of_samples(movie: Movie, n: int) -> Delayed:
@@ -85,14 +181,14 @@ def mean_of_samples(movie: Movie, n: int) -> Delayed:
 
 
 def sampled_frames(movie: Movie, n: int) -> list[Delayed]:
-    """Return n evenly spaced frames, each a lazy ndarray (1, y, x) that reads only itself.
+    """Return n frames in lazy runs (k, y, x), evenly spaced in each of up to 10 places.
 
     Parameters
     ----------
     movie : Movie
         The recording.
     n : int
-        Number of frames; all of them if the movie is not longer.
+        Number of frames; fewer where the movie, or what is read of it, is not as long.
 
     Raises
     ------
@@ -102,85 +198,299 @@ def sampled_frames(movie: Movie, n: int) -> list[Delayed]:
     Examples
     --------
     >>> import dask.array as da
-    >>> frames = da.arange(10).reshape(10, 1, 1)
-    >>> [int(f.compute()[0, 0, 0]) for f in sampled_frames(Movie(frames, 1.0), 3)]
-    [1, 5, 8]
+    >>> frames = da.arange(300).reshape(300, 1, 1)
+    >>> [part.compute().ravel().tolist() for part in sampled_frames(Movie(frames, 1.0), 6)]
+    [[32, 96], [160, 224], [267, 289]]
     """
     if movie.n_frames == 0:
         raise InputError("the movie has 0 frames; give one with at least 1 frame")
     n = min(n, movie.n_frames)
-    centres = (2 * np.arange(n) + 1) * movie.n_frames // (2 * n)
-    return [movie.read(slice(int(frame), int(frame) + 1)) for frame in centres]
+    runs = list(blocks(movie.n_frames, FRAMES_PER_RUN))
+    chosen = _evenly(len(runs), RUNS)
+    sizes = np.diff(np.rint(np.linspace(0, n, len(chosen) + 1)).astype(int))
+    return [
+        _sampled(movie, runs[run], int(size))
+        for run, size in zip(chosen, sizes, strict=True)
+        if size
+    ]
 
 
-def aligned_mean(
-    frames: list[NDArray[Any]],
-    max_shift: int,
-    passes: int,
-    smoothing: float = 1.15,
-    high_pass: float = 0.0,
-) -> Floats:
-    """Return the mean of frames after they have been laid over each other.
+def _sampled(movie: Movie, run: slice, n: int) -> Delayed:
+    """Return lazily n evenly spaced frames of a run."""
+    frames = _evenly(run.stop - run.start, n)
+    return movie.apply(np.take, frames, 0, time=run)
 
-    The first template is the mean of the fifth of the frames that are most alike (Pachitariu
-    et al. 2017, doi:10.1101/061507). Each pass registers all frames to the template, moves them
-    by their shifts less the median shift, and takes their mean as the next template.
 
-    Parameters
-    ----------
-    frames : list of ndarray (k, y, x)
-        Frames, joined along the first axis. Values that are not finite count as the mean of
-        their frame.
-    max_shift : int
-        Largest shift looked for, px.
-    passes : int
-        Number of passes; 0 gives the first template.
-    smoothing, high_pass : float
-        As in `rigid_shifts`, px.
-
-    Returns
-    -------
-    ndarray (y, x), float32
-        The mean. A pixel counts the frames that saw it; one that no frame saw is a copy of the
-        nearest.
+def _evenly(n: int, count: int) -> NDArray[np.int64]:
+    """Return the middles of as many equal parts of a range, all of it if there are not as many.
 
     Examples
     --------
+    >>> _evenly(10, 3).tolist(), _evenly(2, 3).tolist()
+    ([1, 5, 8], [0, 1])
+    """
+    count = min(count, n)
+    return (2 * np.arange(count) + 1) * n // (2 * count)
+
+
+def make_reference(
+    samples: Sequence[NDArray[Any]],
+    parameters: MotionCorrectionParameters,
+    template: NDArray[Any] | None = None,
+) -> Reference:
+    """Return what frames are compared with, made from some of them.
+
+    The first template is the mean of the fifth of the frames that are most alike (Pachitariu et al.
+    2017, doi:10.1101/061507). Each pass compares all frames with the template, moves them by their
+    shifts less the median shift, and takes their mean as the next; where patches move, a last pass
+    moves those. What the moved frames have on top of the template is the noise.
+
+    Parameters
+    ----------
+    samples : sequence of ndarray (k, y, x) or (k, z, y, x)
+        Frames, joined along the first axis. Values that are not finite count as the mean of their
+        frame; blank and saturated frames do not count, nor frames that agree with the template no
+        better than noise does.
+    parameters : MotionCorrectionParameters
+        `max_shift`, `template_passes` and what concerns patches are used.
+    template : ndarray (y, x) or (z, y, x), optional
+        The template, if there is one already.
+
+    Returns
+    -------
+    Reference
+        The template, of the parts that no frame saw copies of the nearest; and the noise.
+
+    Raises
+    ------
+    InputError
+        If all frames are blank or saturated.
+
+    Examples
+    --------
+    >>> from napari_calcium.motion.correction import MotionCorrectionParameters
     >>> scene = np.random.default_rng(0).normal(size=(60, 70)).astype(np.float32)
     >>> frames = [scene[None, 5 + i : 45 + i, 5:65] for i in (0, 1, 2, 1, 1)]
-    >>> template = aligned_mean(frames, max_shift=5, passes=2)
-    >>> bool(np.allclose(template[5:-5], scene[11:41, 5:65], atol=1e-5))
+    >>> rigid = MotionCorrectionParameters(method="rigid", max_shift=5)
+    >>> found = make_reference(frames, rigid).template
+    >>> bool(np.allclose(found[5:-5], scene[11:41, 5:65], atol=1e-3))
     True
     """
-    stack = np.concatenate(frames)
-    if stack.dtype.kind == "f":
-        _fill(stack)
-    alike = _most_alike(stack)
-    template = _mean([stack[alike[: max(1, round(SEED_PART * len(stack)))]]])
-    for _ in range(passes):
-        shifts = rigid_shifts(stack, template, max_shift, smoothing, high_pass)
-        template = _moved_mean(stack, shifts - np.median(shifts, axis=0))
-    return template
+    stack = _usable(np.concatenate(list(samples)))
+    given = template is not None
+    if template is None:
+        alike = _most_alike(stack)
+        template = _mean([stack[alike[: max(1, round(SEED_PART * len(stack)))]]])
+    reference = Reference(finite(np.asarray(template, np.float32)))
+    found = reference.rigid_filter(parameters)
+    powers = [found.power(frame) for frame in as_planes(stack)]
+    reference = replace(reference, rigid_noise=np.mean(powers, axis=0))  # none is aligned yet
+    for _ in range(parameters.template_passes):
+        shifts, agree = _rigid_shifts(stack, reference, parameters, centred=not given)
+        reference = _next(reference, stack[agree], shifts.of_frames(agree), parameters, given)
+    if parameters.method == "piecewise":
+        for _ in range(2):  # what noise there is must be known before it is told from motion
+            shifts, agree = _piecewise_shifts(stack, reference, parameters, centred=not given)
+            reference = _next(reference, stack[agree], shifts.of_frames(agree), parameters, given)
+    return reference
 
 
-def _mean(frames: list[NDArray[Any]]) -> Floats:
-    """Mean over the first axis of arrays (k, y, x)."""
+def unusable(frames: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which frames show nothing: without finite values, constant, or saturated.
+
+    Parameters
+    ----------
+    frames : ndarray (n, y, x) or (n, z, y, x)
+        Frames in any real type; about 4096 of their pixels are looked at first.
+
+    Returns
+    -------
+    ndarray of bool (n,)
+        Saturated is a frame of which a quarter has its highest value, if it has more than 16.
+
+    Examples
+    --------
+    >>> frames = np.arange(3 * 37 * 53).reshape(3, 37, 53) % 999
+    >>> frames[1], frames[2, 10:] = 5, 4095
+    >>> unusable(frames).tolist()
+    [False, True, True]
+    """
+    step = max(1, int(np.sqrt(frames[0].size / JUDGED))) if len(frames) else 1
+    return np.array([_unusable(frame, frame[..., ::step, ::step]) for frame in frames], bool)
+
+
+def _unusable(frame: NDArray[Any], some: NDArray[Any]) -> bool:
+    known = some[np.isfinite(some)]
+    if not known.size or known.min() == known.max():
+        rest = frame[np.isfinite(frame)]
+        return not rest.size or bool(rest.min() == rest.max())
+    at_top = float((known == known.max()).mean())
+    return at_top > SATURATED and len(np.unique(known)) > FEW_VALUES
+
+
+def _usable(stack: NDArray[Any]) -> NDArray[Any]:
+    """Return the frames that show something, finite."""
+    blank = unusable(stack)
+    if blank.all():
+        raise InputError(
+            f"all {len(stack)} frames looked at are blank, saturated or without numbers; "
+            "check the recording, or set method to none"
+        )
+    return finite(stack[~blank])
+
+
+def as_planes(frames: NDArray[Any]) -> NDArray[Any]:
+    """Return frames as (n, z, y, x)."""
+    return frames[:, None] if frames.ndim == 3 else frames
+
+
+def _rigid_shifts(
+    stack: NDArray[Any],
+    reference: Reference,
+    parameters: MotionCorrectionParameters,
+    centred: bool,
+) -> tuple[Shifts, NDArray[np.bool_]]:
+    """Return the shifts of frames, their median 0 if so wished, and which agree at all."""
+    found = reference.rigid_filter(parameters)
+    rigid, agreement = found.shifts(as_planes(stack))
+    agree = agreement >= min(chance_agreement(found), float(np.median(agreement)))
+    if centred:
+        rigid = rigid - np.median(rigid[agree], axis=0).astype(np.float32)
+    field = reference.template.shape
+    return Shifts(rigid[:, 3 - len(field) :], field), agree
+
+
+def _piecewise_shifts(
+    stack: NDArray[Any],
+    reference: Reference,
+    parameters: MotionCorrectionParameters,
+    centred: bool,
+) -> tuple[Shifts, NDArray[np.bool_]]:
+    """Return the shifts of the patches of frames, as `_rigid_shifts`."""
+    shifts, agree = _rigid_shifts(stack, reference, parameters, centred=False)
+    found = reference.piecewise_filter(parameters)
+    rigid = np.zeros((len(stack), 3), np.float32)
+    rigid[:, 3 - shifts.rigid.shape[1] :] = shifts.rigid
+    patches = found.shifts(as_planes(stack), rigid)
+    if reference.patch_noise is not None:
+        patches = without_noise(patches, found.covariance(), agree)
+    if centred:
+        patches = patches - np.median(patches[agree], axis=0).astype(np.float32)
+    return with_patches(shifts, patches, found.grid), agree
+
+
+def with_patches(shifts: Shifts, patches: Floats, grid: Grid) -> Shifts:
+    """Return shifts of frames with those of their patches (n, z, grid_y, grid_x, 2)."""
+    piecewise = patches if len(shifts.field) == 3 else patches[:, 0]
+    return replace(shifts, piecewise=piecewise, grid_y=grid.y, grid_x=grid.x)
+
+
+def _next(
+    reference: Reference,
+    stack: NDArray[Any],
+    shifts: Shifts,
+    parameters: MotionCorrectionParameters,
+    given: bool,
+) -> Reference:
+    """Return the template that moved frames make, and the noise around it."""
+    found: list[Any] = [reference.rigid_filter(parameters)]
+    if shifts.piecewise is not None:
+        found.append(reference.piecewise_filter(parameters))
+    powers: list[Any] = [0.0 for _ in found]
+    mean = _Mean(stack.shape[1:])
+    for index, frame in enumerate(stack):
+        one = shifts.of_frames(slice(index, index + 1))
+        moved = mean.add(frame, one)
+        powers = [sum_ + each.power(moved) for sum_, each in zip(powers, found, strict=True)]
+    template = reference.template if given else mean.image()
+    reference = replace(reference, template=template)
+    still = [each.power(reference.volume) for each in found]
+    noises = [
+        np.maximum(total / len(stack) - steady, LEAST_NOISE * total / len(stack))
+        for total, steady in zip(powers, still, strict=True)
+    ]
+    if len(noises) == 1:
+        return replace(reference, rigid_noise=noises[0])
+    return replace(reference, rigid_noise=noises[0], patch_noise=noises[1])
+
+
+class _Mean:
+    """The mean of moved frames over those that saw a place, or of copies where none did."""
+
+    def __init__(self, field: tuple[int, ...]) -> None:
+        self._total, self._copies = np.zeros(field), np.zeros(field)
+        self._count = np.zeros(field[-2:], np.int64)
+        self._n = 0
+
+    def add(self, frame: NDArray[Any], shifts: Shifts) -> Floats:
+        """Move one frame, count it in, and return it (z, y, x)."""
+        moved = resample(frame[None].astype(np.float32), shifts)
+        seen = shifts.valid_region()
+        self._total[..., *seen] += moved[0][..., *seen]
+        self._count[seen] += 1
+        self._copies += moved[0]
+        self._n += 1
+        planes: Floats = as_planes(moved)[0]
+        return planes
+
+    def total(self) -> NDArray[np.float64]:
+        """Return the sum over the frames, as if all had seen every place."""
+        mean = np.where(self._count > 0, self._total / np.maximum(self._count, 1), np.nan)
+        return np.where(self._count > 0, mean * self._n, self._copies)
+
+    def image(self) -> Floats:
+        """Return the mean."""
+        return np.asarray(self.total() / max(1, self._n), np.float32)
+
+
+def _renewed(movie: Movie, reference: Delayed, parameters: MotionCorrectionParameters) -> Delayed:
+    """Return lazily the reference after all frames were compared with it."""
+    cut = list(movie.blocks())
+    size = -(-len(cut) // LOCAL_TEMPLATES)
+    means = []
+    for group in blocks(len(cut), size):
+        parts = [movie.apply(_local_sum, reference, parameters, time=block) for block in cut[group]]
+        means.append(delayed(_local_mean, pure=True)(parts))
+    return delayed(_median, pure=True)(reference, means)
+
+
+def _local_sum(
+    frames: NDArray[Any], reference: Reference, parameters: MotionCorrectionParameters
+) -> tuple[NDArray[Any], int]:
+    """Return the sum of the frames of a run, moved, and their number."""
+    stack = finite(frames[~unusable(frames)])
+    if not len(stack):
+        return np.zeros(frames.shape[1:]), 0
+    by_method = _piecewise_shifts if parameters.method == "piecewise" else _rigid_shifts
+    shifts, agree = by_method(stack, reference, parameters, centred=False)
+    mean = _Mean(stack.shape[1:])
+    for index in np.flatnonzero(agree):
+        mean.add(stack[index], shifts.of_frames(slice(index, index + 1)))
+    return mean.total(), int(agree.sum())
+
+
+def _local_mean(parts: Sequence[tuple[NDArray[Any], int]]) -> NDArray[Any] | None:
+    count = sum(n for _, n in parts)
+    return np.sum([total for total, _ in parts], axis=0) / count if count else None
+
+
+def _median(reference: Reference, means: Sequence[NDArray[Any] | None]) -> Reference:
+    known = [mean for mean in means if mean is not None]
+    if not known:
+        return reference
+    return replace(reference, template=np.median(known, axis=0).astype(np.float32))
+
+
+def _mean(frames: Sequence[NDArray[Any]]) -> Floats:
+    """Mean over the first axis of arrays (k, ...)."""
     total = sum(part.sum(axis=0, dtype=np.float64) for part in frames)
     mean: Floats = np.asarray(total / sum(map(len, frames)), np.float32)
     return mean
 
 
-def _fill(stack: NDArray[Any]) -> None:
-    """Replace in place what is not finite by the mean of its frame, or by 0 in an empty frame."""
-    for frame in stack:
-        finite = np.isfinite(frame)
-        if not finite.all():
-            frame[~finite] = frame[finite].mean(dtype=np.float64) if finite.any() else 0
-
-
 def _most_alike(stack: NDArray[Any]) -> NDArray[np.int64]:
     """Order the frames by their correlation with the one that is most like its nearest."""
-    images = np.stack([_binned(frame) for frame in stack]).reshape(len(stack), -1)
+    images = np.stack([_binned(frame) for frame in as_planes(stack)]).reshape(len(stack), -1)
     correlation = images @ images.T
     nearest = np.sort(correlation, axis=1)[:, -max(2, round(SEED_PART * len(stack))) :]
     centre = np.argmax(nearest.mean(axis=1))
@@ -188,28 +498,15 @@ def _most_alike(stack: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _binned(frame: NDArray[Any]) -> Floats:
-    """Frame of half the size with mean 0 and norm 1, or 0 if it is constant."""
-    height, width = (max(1, n // 2) for n in frame.shape)
-    even = frame[: 2 * height, : 2 * width].astype(np.float32)
-    image: Floats = even[::2] + even[1::2] if len(even) > 1 else even
-    image = image[:, ::2] + image[:, 1::2] if image.shape[1] > 1 else image
+    """Frame (z, y, x) of half the size with mean 0 and norm 1, or 0 if it is constant."""
+    height, width = (max(1, n // 2) for n in frame.shape[1:])
+    even = frame[:, : 2 * height, : 2 * width].astype(np.float32)
+    image: Floats = even[:, ::2] + even[:, 1::2] if even.shape[1] > 1 else even
+    image = image[..., ::2] + image[..., 1::2] if image.shape[2] > 1 else image
     image -= image.mean(dtype=np.float64)
     norm = np.linalg.norm(image)
     return image / norm if norm > 0 else image
 
 
-def _moved_mean(stack: NDArray[Any], shifts: NDArray[Any]) -> Floats:
-    """Mean of the moved frames; what a frame did not see hardly counts."""
-    field = stack.shape[1:]
-    total, count = np.zeros(field), np.zeros(field)
-    for frame, shift in zip(stack, shifts, strict=True):
-        weight = np.full(field, UNSEEN)
-        weight[tuple(_seen(n, float(s)) for n, s in zip(field, shift, strict=True))] = 1
-        total += weight * shift_frames(frame[None].astype(np.float32), shift[None])[0]
-        count += weight
-    return (total / count).astype(np.float32)
-
-
-def _seen(n: int, shift: float) -> slice:
-    """Pixels of a moved axis of n px that were inside the frame."""
-    return slice(max(0, math.ceil(shift)), max(0, min(n, math.floor(n - 1 + shift) + 1)))
+def _size(field: tuple[int, ...]) -> str:
+    return " x ".join(map(str, field))

@@ -44,6 +44,8 @@ MOVIES = {"movie/frames": "recording", "motion_correction/frames": "corrected"}
 SUMMARY_IMAGES = {f"summary_images/{name}": name for name in ("mean", "max", "std", "correlation")}
 IMAGES = (*MOVIES, *SUMMARY_IMAGES)
 
+AXES = {2: ("y", "x"), 3: ("time", "y", "x"), 4: ("time", "z", "y", "x")}
+
 LABEL_LEVEL = 0.2
 """Least weight of a labelled pixel, as a fraction of the footprint's largest."""
 
@@ -72,9 +74,9 @@ def contrast_limits(pixels: Any) -> tuple[float, float]:
 
     Parameters
     ----------
-    pixels : array of NumPy, Dask or Zarr, (time, y, x) or (y, x)
-        A movie, of which the first, the middle and the last frame are read, or an image. NaN is
-        left out.
+    pixels : array of NumPy, Dask or Zarr, (time, z, y, x), (time, y, x) or (y, x)
+        A movie, of which the first, the middle and the last frame are read, of volumes their middle
+        plane, or an image. NaN is left out.
 
     Returns
     -------
@@ -88,10 +90,11 @@ def contrast_limits(pixels: Any) -> tuple[float, float]:
     >>> contrast_limits(np.zeros((4, 5, 6)))
     (0.0, 1.0)
     """
-    if pixels.ndim == 3:
-        n_frames = pixels.shape[0]
+    if pixels.ndim > 2:
+        n_frames, *planes = pixels.shape[:-2]
+        middle = tuple(n // 2 for n in planes)
         frames = sorted({0, n_frames // 2, n_frames - 1})
-        sample = np.stack([np.asarray(pixels[frame]) for frame in frames])
+        sample = np.stack([np.asarray(pixels[(frame, *middle)]) for frame in frames])
     else:
         sample = np.asarray(pixels)
     finite = sample[np.isfinite(sample)]
@@ -246,7 +249,7 @@ def _image(
         "name": name,
         "contrast_limits": limits,
         "visible": visible,
-        "axis_labels": ("time", "y", "x")[-data.ndim :],
+        "axis_labels": AXES[data.ndim],
         "metadata": {KEY: dict(about)},
     }
     return data, attributes, "image"

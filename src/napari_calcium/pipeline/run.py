@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import importlib.metadata
 import multiprocessing
 import platform
@@ -30,6 +31,7 @@ from napari_calcium.errors import InputError
 from napari_calcium.io.importing import ImportParameters
 from napari_calcium.io.recording import Recording, open_recording
 from napari_calcium.io.session import Session, StageRecord, StageWriter, stage_digest
+from napari_calcium.io.shards import write_frames
 from napari_calcium.movie import Movie
 from napari_calcium.parameters import Parameters
 from napari_calcium.pipeline.recipe import Recipe
@@ -146,7 +148,8 @@ def _check_movie(stage: Stage, parameters: Parameters, shape: tuple[int, ...]) -
     try:
         parameters.check_movie(shape)
     except InputError as error:
-        raise InputError(f"{stage.name}.{error}") from None
+        named = str(error).startswith(f"{stage.name} ")  # the stage itself, not a parameter of it
+        raise InputError(str(error) if named else f"{stage.name}.{error}") from None
 
 
 def save_movie(movie: Movie, path: str | Path) -> None:
@@ -155,7 +158,7 @@ def save_movie(movie: Movie, path: str | Path) -> None:
     Parameters
     ----------
     movie : Movie
-        Computed one block at a time.
+        Computed one block at a time; volumes are written plane by plane.
     path : path
         The file; an existing one is replaced. ImageJ's format where its types allow, with the
         frame interval; BigTIFF beyond 4 GB.
@@ -168,12 +171,14 @@ def save_movie(movie: Movie, path: str | Path) -> None:
     frames = movie.frames
     large = frames.nbytes > 3.9e9
     imagej = not large and frames.dtype.name in ("uint8", "uint16", "float32")
-    metadata = {"axes": "TYX", "finterval": 1 / movie.frame_rate, "fps": movie.frame_rate}
+    axes = "TZYX" if movie.is_volume else "TYX"
+    metadata = {"axes": axes, "finterval": 1 / movie.frame_rate, "fps": movie.frame_rate}
+    runs = (frames.blocks[i] for i in range(frames.numblocks[0]))
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         tifffile.imwrite(
             path,
-            (frame for block in frames.blocks for frame in block.compute()),
+            (page for run in runs for page in run.compute().reshape(-1, *movie.plane)),
             shape=frames.shape,
             dtype=frames.dtype,
             imagej=imagej,
@@ -302,12 +307,23 @@ def _record(stage: Stage, session: Session, parameters: Parameters) -> StageReco
         groups = {s.name: s.group for s in STAGES}
         needed = {name: session.record(groups[name]) for name in stage.needs}
         inputs = {name: record.digest for name, record in needed.items() if record}
+    if parameters.files():
+        inputs["files"] = stage_digest("files", {}, _file_digests(parameters.files()))
     values = parameters.to_mapping()
     versions = {name: importlib.metadata.version(name) for name in VERSIONED}
     versions["python"] = platform.python_version()
     return StageRecord(
         stage.name, values, inputs, stage_digest(stage.name, values, inputs), versions
     )
+
+
+def _file_digests(paths: Sequence[str]) -> dict[str, str]:
+    """Return what identifies the content of files; an unreadable one is told when it is read."""
+    contents = {path: Path(path).expanduser() for path in paths}
+    return {
+        path: hashlib.sha256(file.read_bytes() if file.is_file() else b"").hexdigest()
+        for path, file in contents.items()
+    }
 
 
 def _compute(
@@ -317,13 +333,14 @@ def _compute(
     pool: Executor | None,
     progress: Callable[[Progress], None] | None,
 ) -> None:
-    """Compute one stage's graph, once, into its group."""
+    """Compute one stage's graph, once, into its group, and then what is built on it."""
     writes = [
         write for name, frames in results.movies.items() for write in _writes(writer, name, frames)
     ]
     try:
         with _reporting(stage, progress):
-            arrays, attrs, _ = dask.compute(results.arrays, results.attrs, writes)
+            lazy = (results.arrays, results.attrs, results.computed)
+            arrays, attrs, computed, _ = dask.compute(*lazy, writes)
     except BaseException:
         if pool is not None:
             pool.shutdown()  # no task still writes when what was half-written is removed
@@ -332,6 +349,8 @@ def _compute(
         writer.write(name, values)
     for group, values in (attrs or {}).items():
         writer.attrs(group, values)
+    if results.then is not None:
+        _compute(stage, results.then(computed), writer, pool, progress)
 
 
 def _writes(writer: StageWriter, name: str, frames: Any) -> list[Delayed]:
@@ -346,7 +365,7 @@ def _writes(writer: StageWriter, name: str, frames: Any) -> list[Delayed]:
 
 
 def _write_block(target: Any, start: int, block: np.ndarray[Any, Any]) -> None:
-    target[start : start + len(block)] = block
+    write_frames(target, start, block)
 
 
 @contextlib.contextmanager

@@ -12,12 +12,14 @@ from typing import Any
 
 import dask.array as da
 from dask.delayed import Delayed, delayed
+from numpy.typing import NDArray
 
 from napari_calcium.activity.dff import DffParameters, dff_components
 from napari_calcium.errors import InputError
 from napari_calcium.evaluation.evaluation import ComponentEvaluationParameters, evaluate_components
 from napari_calcium.extraction.cnmf import SourceExtractionParameters, extract_sources
 from napari_calcium.extraction.summary_images import SummaryImagesParameters, summary_images
+from napari_calcium.io.image import read_image
 from napari_calcium.io.importing import ImportParameters, checked_range
 from napari_calcium.io.recording import Recording
 from napari_calcium.io.session import (
@@ -25,9 +27,17 @@ from napari_calcium.io.session import (
     components_attrs,
     components_to_arrays,
     frames_layout,
+    shifts_attrs,
+    shifts_to_arrays,
 )
-from napari_calcium.motion.correction import MotionCorrectionParameters, correct
+from napari_calcium.motion.correction import (
+    MotionCorrectionParameters,
+    correct_and_measure,
+    estimate_motion,
+)
+from napari_calcium.motion.quality import MotionQuality
 from napari_calcium.parameters import Parameters, nearest
+from napari_calcium.shifts import Shifts
 
 __all__ = ["STAGES", "Inputs", "Results", "Stage", "stage_named", "stages_until"]
 
@@ -51,12 +61,19 @@ class Results:
     arrays : Delayed of dict of str to ndarray, optional
         Small arrays by their name in the stage's group.
     attrs : Delayed of dict of str to dict, optional
-        Attributes by the name of the group within the stage's group, "" being that group itself.
+        Attributes by the name of the group or array within the stage's group, "" being that group
+        itself.
+    then : callable (computed) -> Results, optional
+        Builds what can only be built once `computed` is, such as a movie whose field depends on it.
+    computed : Delayed, optional
+        What `then` is given.
     """
 
     movies: Mapping[str, da.Array] = field(default_factory=dict)
     arrays: Delayed | None = None
     attrs: Delayed | None = None
+    then: Callable[[Any], Results] | None = None
+    computed: Delayed | None = None
 
 
 @dataclass(frozen=True)
@@ -103,9 +120,45 @@ def _import(inputs: Inputs, parameters: ImportParameters) -> Results:
 def _motion_correction(inputs: Inputs, parameters: MotionCorrectionParameters) -> Results:
     movie = inputs.session.movie()
     chunks, _ = frames_layout(movie.frames.shape, movie.frames.dtype.itemsize)
-    corrected = correct(movie, parameters, frames_per_block=chunks[0])
-    arrays = {"shifts_rigid": corrected.shifts, "template": corrected.template}
-    return Results(movies={"frames": corrected.movie.frames}, arrays=delayed(arrays))
+    template = read_image(parameters.template_file) if parameters.template_file else None
+    motion = estimate_motion(movie, parameters, template)
+
+    def corrected(found: tuple[Shifts, NDArray[Any]]) -> Results:
+        made = correct_and_measure(movie, *found, parameters.borders, chunks[0])
+        return Results(
+            movies={"frames": made.movie.frames},
+            arrays=delayed(_quality_to_arrays)(made.quality, "after"),
+            attrs=delayed(_quality_attrs)(made.quality, "after"),
+        )
+
+    return Results(
+        arrays=delayed(_motion_to_arrays)(motion.shifts, motion.template, motion.quality),
+        attrs=delayed(_motion_attrs)(motion.shifts, motion.quality),
+        then=corrected,
+        computed=delayed(tuple)([motion.shifts, motion.template]),
+    )
+
+
+def _motion_to_arrays(
+    shifts: Shifts, template: NDArray[Any], quality: MotionQuality
+) -> dict[str, NDArray[Any]]:
+    arrays = {**shifts_to_arrays(shifts), "template": template}
+    return {**arrays, **_quality_to_arrays(quality, "before")}
+
+
+def _motion_attrs(shifts: Shifts, quality: MotionQuality) -> dict[str, dict[str, Any]]:
+    attrs = shifts_attrs(shifts)
+    return {**attrs, "": {**attrs[""], **_quality_attrs(quality, "before")[""]}}
+
+
+def _quality_to_arrays(quality: MotionQuality, when: str) -> dict[str, NDArray[Any]]:
+    names = ("correlation", "principal_motion")
+    return {f"{name}_{when}": getattr(quality, name) for name in names}
+
+
+def _quality_attrs(quality: MotionQuality, when: str) -> dict[str, dict[str, Any]]:
+    names = ("crispness", "residual_flow")
+    return {"": {f"{name}_{when}": float(getattr(quality, name)) for name in names}}
 
 
 def _summary_images(inputs: Inputs, parameters: SummaryImagesParameters) -> Results:
