@@ -38,6 +38,8 @@ SMALLEST_PATCH = 24
 
 Borders = Literal["nearest", "minimum", "crop"]
 
+Floats = NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class MotionCorrectionParameters(Parameters):
@@ -326,14 +328,14 @@ def correct_and_measure(
         The movie and its measures, which are of what every frame saw.
     """
     field = _field_left(movie, shifts, borders)
-    region, judged = _region(shifts, borders), _judged_region(shifts, borders)
-    inner = np.ascontiguousarray(template[..., *region][..., *judged])
-    options = (borders, region, judged, inner, sampling(movie.n_frames))
+    region = _region(shifts, borders)
+    seen = np.ascontiguousarray(_where_seen(template, shifts)[..., *region])
+    options = (borders, region, seen, sampling(movie.n_frames))
     parts = [
         movie.apply(_moved_and_measured, shifts.of_frames(block), block.start, *options, time=block)
         for block in blocks(movie.n_frames, frames_per_block)
     ]
-    quality = delayed(combine, pure=True)([part[1] for part in parts], inner)
+    quality = delayed(combine, pure=True)([part[1] for part in parts], seen)
     moved = [part[0] for part in parts]
     return Corrected(_movie_of(movie, field, moved, frames_per_block), quality)
 
@@ -362,15 +364,18 @@ def _region(shifts: Shifts | Delayed, borders: Borders) -> tuple[slice, slice]:
     return slice(None), slice(None)
 
 
-def _judged_region(shifts: Shifts, borders: Borders) -> tuple[slice, slice]:
-    """Return what part (y, x) of what is kept is judged: that which every frame saw.
+def _where_seen(template: NDArray[Any], shifts: Shifts) -> Floats:
+    """Return the template with NaN where not every frame saw the scene.
 
-    All of it where that is less than half of the field along an axis.
+    As it is where that would leave less than half of the field along an axis.
     """
     region = shifts.valid_region()
     parts = [part.stop - part.start for part in region]
-    small = any(2 * part < n for part, n in zip(parts, shifts.field[-2:], strict=True))
-    return (slice(None), slice(None)) if small or borders == "crop" else region
+    if any(2 * part < n for part, n in zip(parts, shifts.field[-2:], strict=True)):
+        return np.asarray(template, np.float32)
+    seen = np.full(template.shape, np.nan, np.float32)
+    seen[..., *region] = template[..., *region]
+    return seen
 
 
 def _field_left(movie: Movie, shifts: Shifts | Delayed, borders: Borders) -> tuple[int, ...]:
@@ -429,13 +434,12 @@ def _moved_and_measured(
     start: int,
     borders: Borders,
     region: tuple[slice, slice],
-    judged: tuple[slice, slice],
     template: NDArray[Any],
     every: int,
 ) -> tuple[NDArray[Any], Any]:
     """Return a run of frames moved by their shifts, and measures of them."""
     moved = _moved(frames, shifts, borders, region)
-    return moved, measure(moved[..., *judged], template, start, every)
+    return moved, measure(moved, template, start, every)
 
 
 def _lowest(frame: NDArray[Any]) -> float | None:

@@ -213,7 +213,7 @@ def combine(parts: list[Measurements], template: Floats) -> MotionQuality:
     *Residual flow* is the dense optical flow of Farneback (2003),
     `doi:10.1007/3-540-45103-X_50`, from the mean of all sampled frames to that of each of up to
     20 consecutive groups of at least 10. It sees slow motion, also where only a part of
-    the field moves; motion within a group is averaged out. Noise alone gives 0.05 to 0.1 px of a
+    the field moves; motion within a group is averaged out. Noise alone gives 0.05 to 0.15 px of a
     sampled frame.
 
     *Principal motion* follows Pachitariu et al. (2017), `doi:10.1101/061507`: along each of the

@@ -401,7 +401,7 @@ def _interpolate_each(  # type: ignore[no-untyped-def]
 ):
     """Cubic interpolation at (y - shift_y, x - shift_x), shifts (place, x) blended row by row."""
     half = padded.dtype.type(0.5)
-    n, stride = shift_y.shape[1], padded.shape[1]
+    n, bottom, stride = shift_y.shape[1], len(padded) - 1, padded.shape[1]
     whole_y, whole_x = np.empty(n, np.int32), np.empty(n, np.int32)
     part_y, part_x = np.empty(n, padded.dtype), np.empty(n, padded.dtype)
     line, pixels = np.empty(n, padded.dtype), padded.reshape(-1)
@@ -410,9 +410,9 @@ def _interpolate_each(  # type: ignore[no-untyped-def]
         _places(shift_y[before[y]], shift_y[after[y]], weight[y], whole_y, part_y)
         _places(shift_x[before[y]], shift_x[after[y]], weight[y], whole_x, part_x)
         for x in range(0, n, RUN):
-            if not _run(pixels, stride, y, x, places, half, line):
+            if not _run(pixels, bottom, stride, y, x, places, half, line):
                 for each in range(x, x + RUN):
-                    _pixel(pixels, stride, y, each, places, half, line)
+                    _pixel(pixels, bottom, stride, y, each, places, half, line)
         _store(line, lowest, highest, out[y])
         if filled:
             _fill_outside(y, len(out), places, fill, out[y])
@@ -429,14 +429,14 @@ def _places(first, second, weight, whole, part):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _start(row, column, pixels, stride):  # type: ignore[no-untyped-def]
+def _start(row, column, bottom, stride):  # type: ignore[no-untyped-def]
     """Index of a pixel, that of the nearest row or column of margin if it is outside."""
-    row = min(max(row, 0), len(pixels) // stride - 1)
+    row = min(max(row, 0), bottom)
     return np.uintp(row * stride + min(max(column + MARGIN, 0), stride - MARGIN - 1))
 
 
 @njit(nogil=True, inline="always")
-def _run(pixels, stride, y, x, places, half, line):  # type: ignore[no-untyped-def]
+def _run(pixels, bottom, stride, y, x, places, half, line):  # type: ignore[no-untyped-def]
     """Interpolate the pixels x to x + RUN of row y; False if they are not within 5 rows.
 
     All read the same 5 rows, and the same 5 columns beside themselves, of which the first or the
@@ -446,9 +446,9 @@ def _run(pixels, stride, y, x, places, half, line):  # type: ignore[no-untyped-d
     dy = min(whole_y[x], whole_y[x + RUN - 1])
     dx = min(whole_x[x], whole_x[x + RUN - 1])
     row, column = y + dy - 1, x + dx - 1
-    a, b = _start(row, column, pixels, stride), _start(row + 1, column, pixels, stride)
-    c, d = _start(row + 2, column, pixels, stride), _start(row + 3, column, pixels, stride)
-    e = _start(row + 4, column, pixels, stride)
+    a, b = _start(row, column, bottom, stride), _start(row + 1, column, bottom, stride)
+    c, d = _start(row + 2, column, bottom, stride), _start(row + 3, column, bottom, stride)
+    e = _start(row + 4, column, bottom, stride)
     beyond = np.int32(0)
     for each in range(RUN):
         i = np.uintp(each)
@@ -488,14 +488,14 @@ def _cubic(a, b, c, d, t, half):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _pixel(pixels, stride, y, x, places, half, line):  # type: ignore[no-untyped-def]
+def _pixel(pixels, bottom, stride, y, x, places, half, line):  # type: ignore[no-untyped-def]
     """Interpolate one pixel by itself, for shifts that differ much between neighbours."""
     whole_y, part_y, whole_x, part_x = places
     row, column, t = y + whole_y[x] - 1, x + whole_x[x] - 1, part_x[x]
-    a = _in_row(pixels, _start(row, column, pixels, stride), 0, t, half)
-    b = _in_row(pixels, _start(row + 1, column, pixels, stride), 0, t, half)
-    c = _in_row(pixels, _start(row + 2, column, pixels, stride), 0, t, half)
-    d = _in_row(pixels, _start(row + 3, column, pixels, stride), 0, t, half)
+    a = _in_row(pixels, _start(row, column, bottom, stride), 0, t, half)
+    b = _in_row(pixels, _start(row + 1, column, bottom, stride), 0, t, half)
+    c = _in_row(pixels, _start(row + 2, column, bottom, stride), 0, t, half)
+    d = _in_row(pixels, _start(row + 3, column, bottom, stride), 0, t, half)
     line[x] = _cubic(a, b, c, d, part_y[x], half)
 
 
@@ -506,6 +506,5 @@ def _fill_outside(y, height, places, fill, out):  # type: ignore[no-untyped-def]
     width = len(out)
     for x in range(width):
         row, column = y + whole_y[x], x + whole_x[x]
-        beyond = row + (part_y[x] > 0) >= height or column + (part_x[x] > 0) >= width
-        if row < 0 or column < 0 or beyond:
-            out[x] = fill
+        beyond = (row + (part_y[x] > 0) >= height) | (column + (part_x[x] > 0) >= width)
+        out[x] = fill if (row < 0) | (column < 0) | beyond else out[x]

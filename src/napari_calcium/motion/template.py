@@ -51,6 +51,9 @@ SATURATED = 0.25
 FEW_VALUES = 16
 """Frames with at most so many different values are too coarse to be called saturated."""
 
+SETTLED = 0.02
+"""Change of the shifts from one pass to the next, rms, at which passes end, px."""
+
 LEAST_NOISE = 1e-3
 """Part of the power of frames that counts as noise even where they all agree."""
 
@@ -242,8 +245,8 @@ def make_reference(
 
     The first template is the mean of the fifth of the frames that are most alike (Pachitariu et al.
     2017, doi:10.1101/061507). Each pass compares all frames with the template, moves them by their
-    shifts less the median shift, and takes their mean as the next; where patches move, a last pass
-    moves those. What the moved frames have on top of the template is the noise.
+    shifts less the median shift, and takes their mean as the next, until the shifts change by less
+    than 0.02 px; where patches move, a last pass moves those. What the moved frames have on top of the template is the noise.
 
     Parameters
     ----------
@@ -285,14 +288,25 @@ def make_reference(
     found = reference.rigid_filter(parameters)
     powers = [found.power(frame) for frame in as_planes(stack)]
     reference = replace(reference, rigid_noise=np.mean(powers, axis=0))  # none is aligned yet
-    for _ in range(parameters.template_passes):
+    piecewise, before = parameters.method == "piecewise", None
+    for number in range(parameters.template_passes):
         shifts, agree = _rigid_shifts(stack, reference, parameters, centred=not given)
-        reference = _next(reference, stack[agree], shifts.of_frames(agree), parameters, given)
-    if parameters.method == "piecewise":
-        for _ in range(2):  # what noise there is must be known before it is told from motion
-            shifts, agree = _piecewise_shifts(stack, reference, parameters, centred=not given)
-            reference = _next(reference, stack[agree], shifts.of_frames(agree), parameters, given)
+        last = number + 1 == parameters.template_passes or _settled(shifts.rigid, before)
+        kept = stack[agree], shifts.of_frames(agree)
+        reference = _next(reference, *kept, parameters, given, patches=last and piecewise)
+        if last:
+            break
+        before = shifts.rigid
+    if piecewise:
+        shifts, agree = _piecewise_shifts(stack, reference, parameters, centred=not given)
+        kept = stack[agree], shifts.of_frames(agree)
+        reference = _next(reference, *kept, parameters, given, patches=True)
     return reference
+
+
+def _settled(shifts: Floats, before: Floats | None) -> bool:
+    """Whether another pass would change next to nothing."""
+    return before is not None and float(np.sqrt(np.mean((shifts - before) ** 2))) < SETTLED
 
 
 def unusable(frames: NDArray[Any]) -> NDArray[np.bool_]:
@@ -372,8 +386,7 @@ def _piecewise_shifts(
     rigid = np.zeros((len(stack), 3), np.float32)
     rigid[:, 3 - shifts.rigid.shape[1] :] = shifts.rigid
     patches = found.shifts(as_planes(stack), rigid)
-    if reference.patch_noise is not None:
-        patches = without_noise(patches, found.covariance(), agree)
+    patches = without_noise(patches, found.covariance(), agree)
     if centred:
         patches = patches - np.median(patches[agree], axis=0).astype(np.float32)
     return with_patches(shifts, patches, found.grid), agree
@@ -391,10 +404,11 @@ def _next(
     shifts: Shifts,
     parameters: MotionCorrectionParameters,
     given: bool,
+    patches: bool,
 ) -> Reference:
     """Return the template that moved frames make, and the noise around it."""
     found: list[Any] = [reference.rigid_filter(parameters)]
-    if shifts.piecewise is not None:
+    if patches:
         found.append(reference.piecewise_filter(parameters))
     powers: list[Any] = [0.0 for _ in found]
     mean = _Mean(stack.shape[1:])
