@@ -22,6 +22,7 @@ NOUNS = {
     "errors",
     "parameters",
     "movie",
+    "shifts",
     "components",
     "footprints",
     "simulation",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -16,9 +19,11 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from napari_calcium.errors import InputError
-from napari_calcium.io.export import export_csv
+from napari_calcium.io.export import export_csv, export_piecewise_csv, export_shifts_csv
 from napari_calcium.io.recording import Recording, open_recording
-from napari_calcium.io.session import Session
+from napari_calcium.io.session import Session, frames_layout
+from napari_calcium.motion.correction import apply_shifts
+from napari_calcium.movie import Movie
 from napari_calcium.pipeline.demo import DemoReport, run_demo
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.run import Progress, RunReport, run, save_movie
@@ -40,6 +45,8 @@ Sources = Annotated[
     list[Path], typer.Argument(help="TIFF files, a folder of them, or a Zarr movie.")
 ]
 STAGE_NAMES = ", ".join(stage.name for stage in STAGES)
+TITLES = {"save_movie": "Writing"}
+"""Names of what is done and is no stage."""
 
 
 def main() -> None:
@@ -116,26 +123,86 @@ def run_command(
             progress=progress,
         )
     Console().print(_run_table(report))
+    if any(stage.stage == "motion_correction" for stage in report.stages):
+        typer.echo(_motion_line(Session(session)))
     typer.echo(f"session: {session}")
 
 
 @app.command()
 def export(
-    session: Annotated[Path, typer.Argument(help="A session with dF/F.")],
-    destination: Annotated[Path, typer.Argument(help="The file to write.")],
+    session: Annotated[Path, typer.Argument(help="A session with dF/F, or with shifts.")],
+    destination: Annotated[
+        Path,
+        typer.Argument(help="A folder for traces.csv, shifts.csv and so on; or a file NAME.csv."),
+    ],
     file_format: Annotated[
         Literal["csv"], typer.Option("--format", help="csv: one row per frame.")
     ] = "csv",
-    kind: Annotated[str, typer.Option(help="Traces: dff, raw or denoised.")] = "dff",
+    kind: Annotated[
+        str | None,
+        typer.Option(help="Traces: dff, raw or denoised; dff, if there is any, if not given."),
+    ] = None,
     include_rejected: Annotated[
         bool, typer.Option("--include-rejected", help="Also cells not accepted.")
     ] = False,
 ) -> None:
-    """Write the traces for other programs."""
-    n_cells = export_csv(
-        Session(session), destination, accepted_only=not include_rejected, kind=kind
-    )
-    typer.echo(f"{destination}: {kind} of {n_cells} cells")
+    """Write traces and shifts for other programs.
+
+    napari-calcium export movie.zarr tables writes tables/traces.csv, tables/shifts.csv and, where
+    patches moved, tables/shifts_piecewise.csv; NAME.csv instead of a folder writes NAME.csv,
+    NAME_shifts.csv and NAME_shifts_piecewise.csv. Where dF/F has not run, the shifts are written.
+    """
+    opened = Session(session)
+    traces, shifts, piecewise = _tables(destination)
+    moved = opened.record("motion_correction") is not None
+    if kind is not None or opened.record("dff") is not None or not moved:
+        name, accepted = kind or "dff", not include_rejected
+        n_cells = export_csv(opened, traces, accepted_only=accepted, kind=name)
+        typer.echo(f"{traces}: {name} of {n_cells} cells")
+    if moved:
+        typer.echo(f"{shifts}: shifts of {export_shifts_csv(opened, shifts)} frames")
+        if "motion_correction/shifts_piecewise" in opened:
+            n_patches = export_piecewise_csv(opened, piecewise)
+            typer.echo(f"{piecewise}: shifts of {n_patches} patches")
+
+
+@app.command("apply-shifts")
+def apply_shifts_command(
+    session: Annotated[Path, typer.Argument(help="A session whose motion was corrected.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Another channel, or file, of its recording: TIFF files, a folder, or a Zarr.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="The movie to write, OUT.tif or OUT.zarr.")],
+    crop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="Y0:Y1,X0:X1",
+            help="The part of the session's field that the source is, px; all if not given.",
+        ),
+    ] = None,
+    borders: Annotated[
+        Literal["nearest", "minimum", "crop"] | None,
+        typer.Option(help="What comes in from outside; as in the session if not given."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Blocks at a time; all processors if not given.")
+    ] = None,
+) -> None:
+    """Undo the motion that a session found in another channel or file of the same recording.
+
+    napari-calcium apply-shifts movie.zarr red.tif --output red_corrected.tif
+    """
+    recording = open_recording(sources)
+    typer.echo(recording.understood())
+    _check_output(output, recording)
+    moved = _moved(Session(session), recording, crop, borders)
+    with _bars() as progress:
+        save_movie(moved, output, workers=workers, progress=progress)
+    typer.echo(f"{output}: {moved.n_frames} frames of {_size(moved.field)} px")
 
 
 @app.command("recipe")
@@ -222,6 +289,61 @@ def _recipe(
     return chosen
 
 
+def _tables(destination: Path) -> tuple[Path, Path, Path]:
+    """Return the paths of the tables of traces, shifts and patches' shifts."""
+    if destination.suffix and not destination.is_dir():
+        names = (f"{destination.stem}_{name}.csv" for name in ("shifts", "shifts_piecewise"))
+        shifts, piecewise = (destination.with_name(name) for name in names)
+        return destination, shifts, piecewise
+    traces, shifts, piecewise = (
+        destination / f"{name}.csv" for name in ("traces", "shifts", "shifts_piecewise")
+    )
+    return traces, shifts, piecewise
+
+
+def _check_output(output: Path, recording: Recording) -> None:
+    """Refuse a movie that is of no known kind, or would replace what it is made from."""
+    if output.suffix.lower() not in (".tif", ".tiff", ".zarr"):
+        raise InputError(f"{output} is of an unknown kind; give a path that ends in .tif or .zarr")
+    if output.exists() and any(output.samefile(file.path) for file in recording.files):
+        raise InputError(f"{output} is the recording itself; give another path")
+
+
+def _moved(session: Session, recording: Recording, crop: str | None, borders: Any) -> Movie:
+    """Return lazily a recording, or a part of its field, moved by the shifts of a session."""
+    record, shifts = session.current("motion_correction"), session.shifts()
+    if crop is not None:
+        shifts = shifts.crop(*_parts(crop, shifts.field))
+    movie = Movie(recording.frames, session.frame_rate, session.pixel_size)
+    if shifts.field != tuple(movie.field):
+        part = "part of the session" if crop else "session"
+        raise InputError(
+            f"the source has a field of {_size(movie.field)} px but the {part} of "
+            f"{_size(shifts.field)} px; say by --crop Y0:Y1,X0:X1 which part of it the source is"
+        )
+    n_frames = frames_layout(movie.frames.shape, movie.frames.dtype.itemsize)[1][0]
+    borders = borders or record.parameters.get("borders", "nearest")
+    return apply_shifts(movie, shifts, borders, n_frames)
+
+
+def _parts(crop: str, field: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return the part (y, x) of a field that a text names."""
+    found = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", crop.replace(" ", ""))
+    if not found:
+        raise InputError(f"--crop is {crop!r}; write Y0:Y1,X0:X1, the first px and that behind")
+    y0, y1, x0, x1 = map(int, found.groups())
+    if not (y0 < y1 <= field[-2] and x0 < x1 <= field[-1]):
+        raise InputError(
+            f"--crop is {crop} but the session's field is {_size(field[-2:])} px; "
+            "give a part of it, not empty"
+        )
+    return slice(y0, y1), slice(x0, x1)
+
+
+def _size(field: tuple[int, ...]) -> str:
+    return " x ".join(map(str, field))
+
+
 def _lines(key: str, value: Any) -> list[str]:
     """Return what a person reads of one entry of a recording's summary."""
     if key == "files":
@@ -264,9 +386,31 @@ class _StageBars:
 
     def __call__(self, report: Progress) -> None:
         if report.stage not in self._tasks:
-            title = stage_named(report.stage).title
+            title = TITLES.get(report.stage) or stage_named(report.stage).title
             self._tasks[report.stage] = self._bars.add_task(title)
         self._bars.update(self._tasks[report.stage], completed=report.done, total=report.total)
+
+
+def _motion_line(session: Session) -> str:
+    """Return in a line how well the motion was corrected."""
+    attrs = session.group_attrs("motion_correction")
+    parts = [
+        f"{title} {attrs[f'{name}_before']:.2f} -> {attrs[f'{name}_after']:.2f}{unit}"
+        for name, title, unit in (
+            ("crispness", "crispness", ""),
+            ("residual_flow", "residual flow", " px"),
+        )
+        if math.isfinite(attrs[f"{name}_after"])
+    ]
+    before, after = (
+        float(np.median(session.read(f"motion_correction/correlation_{when}")))
+        for when in ("before", "after")
+    )
+    parts.append(f"median correlation {before:.2f} -> {after:.2f}")
+    flagged = int(session.read("motion_correction/flagged").sum())
+    if flagged:
+        parts.append(f"{flagged} frames flagged")
+    return f"motion: {', '.join(parts)}"
 
 
 def _run_table(report: RunReport) -> Table:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
 from napari_calcium.io.session import Session
 
-__all__ = ["export_csv"]
+__all__ = ["export_csv", "export_piecewise_csv", "export_shifts_csv"]
 
 KINDS = {"dff": "dff", "raw": "source_extraction", "denoised": "source_extraction"}
 """The group that holds each kind of trace."""
@@ -57,16 +59,113 @@ def export_csv(
         traces, identities = traces[accepted], identities[accepted]
     header = ["time (s)", *(f"cell_{identity} {kind}" for identity in identities)]
     times = np.arange(traces.shape[1]) / session.frame_rate
-    path = Path(path)
+    rows = (
+        [f"{time:.6f}", *(f"{value:.6g}" for value in values)]
+        for time, values in zip(times, traces.T, strict=True)
+    )
+    _write_table(Path(path), header, rows)
+    return len(traces)
+
+
+def export_shifts_csv(session: Session, path: str | Path) -> int:
+    """Write the shifts of the frames as a table, one row per frame.
+
+    Parameters
+    ----------
+    session : Session
+        A session whose motion was corrected.
+    path : path
+        The file to write; its folder is made. An existing file is replaced. The columns are
+        ``frame``, from 0; ``time_s``; ``shift_y_px`` and ``shift_x_px``, for volumes also
+        ``shift_z_planes``, what must be added to the position of a frame's content to undo its
+        motion; ``flagged``, 1 where no motion could be seen and the shift is interpolated; and
+        ``correlation_before`` and ``correlation_after``, those of a frame with the template, where
+        the session has them.
+
+    Returns
+    -------
+    int
+        Number of frames written.
+
+    Raises
+    ------
+    InputError
+        If motion correction has not run, or ran before the last import, or the file cannot be
+        written.
+    """
+    session.current("motion_correction")
+    shifts = session.shifts()
+    assert shifts.flagged is not None
+    columns = {"shift_y_px": shifts.rigid[:, -2], "shift_x_px": shifts.rigid[:, -1]}
+    if len(shifts.field) == 3:
+        columns["shift_z_planes"] = shifts.rigid[:, 0]
+    columns["flagged"] = shifts.flagged.astype(np.float32)
+    for name in ("correlation_before", "correlation_after"):
+        if f"motion_correction/{name}" in session:
+            columns[name] = session.read(f"motion_correction/{name}")
+    _write_frames(session, path, list(columns), np.stack(list(columns.values()), axis=1))
+    return shifts.n_frames
+
+
+def export_piecewise_csv(session: Session, path: str | Path) -> int:
+    """Write the shifts of the patches as a table, one row per frame.
+
+    Parameters
+    ----------
+    session : Session
+        A session whose motion was corrected piecewise.
+    path : path
+        The file to write; its folder is made. An existing file is replaced. The columns are
+        ``frame``, from 0; ``time_s``; and two for each patch, headed by the centre of the patch in
+        px of the recorded field, such as ``y31.5_x95.5_shift_y_px`` and ``y31.5_x95.5_shift_x_px``,
+        for volumes led by the plane, ``z0_y31.5_x95.5_shift_y_px``. These are whole shifts, not
+        what they add to those of the frame; between the centres they are bilinear.
+
+    Returns
+    -------
+    int
+        Number of patches written.
+
+    Raises
+    ------
+    InputError
+        If motion correction has not run, or ran before the last import, or not piecewise, or the
+        file cannot be written.
+    """
+    session.current("motion_correction")
+    shifts = session.shifts()
+    if shifts.piecewise is None or shifts.grid_y is None or shifts.grid_x is None:
+        raise InputError(
+            f"{session.path} has no piecewise shifts; run motion_correction with method piecewise"
+        )
+    planes = [f"z{z}_" for z in range(shifts.field[0])] if len(shifts.field) == 3 else [""]
+    patches = [f"{z}y{y:g}_x{x:g}" for z in planes for y in shifts.grid_y for x in shifts.grid_x]
+    names = [f"{patch}_shift_{axis}_px" for patch in patches for axis in "yx"]
+    _write_frames(session, path, names, shifts.piecewise.reshape(shifts.n_frames, -1))
+    return len(patches)
+
+
+def _write_frames(
+    session: Session, path: str | Path, names: Sequence[str], values: NDArray[np.float32]
+) -> None:
+    """Write values (time, name) as a table, each row led by number and time of its frame."""
+    rate = session.frame_rate
+    rows = (
+        [str(frame), f"{frame / rate:.6f}", *(f"{value:.9g}" for value in row)]
+        for frame, row in enumerate(values)
+    )
+    _write_table(Path(path), ["frame", "time_s", *names], rows)
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table of text, or say why it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(header)
-            for time, values in zip(times, traces.T, strict=True):
-                rows.writerow([f"{time:.6f}", *(f"{value:.6g}" for value in values)])
+            table = csv.writer(file)
+            table.writerow(header)
+            table.writerows(rows)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror}); give another path"
         ) from None
-    return len(traces)

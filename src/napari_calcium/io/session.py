@@ -301,7 +301,7 @@ class Session:
             raise InputError(f"{self.path} has no {group}; run {_stage_of(group)} first")
         for stage, digest in record.inputs.items():
             if (
-                stage not in ("source", "files")
+                stage not in OUTSIDE
                 and self.current(STAGE_GROUPS.get(stage, stage)).digest != digest
             ):
                 raise InputError(

@@ -83,6 +83,10 @@ class MotionCorrectionParameters(Parameters):
         Standard deviation of the Gaussian whose blur is taken away before frames are compared,
         px, about the radius of a cell in one-photon recordings; 0 takes nothing away (CaImAn:
         gSig_filt; Suite2p: spatial_hp_reg).
+    smoothing : float
+        Standard deviation of the Gaussian that frames are blurred by before they are compared, px;
+        2 to 3 where the camera has a pattern of its own that does not move with the tissue
+        (Suite2p: smooth_sigma). Noise needs none: each frequency counts by what noise it has.
     borders : str
         What comes in from outside of the field: "nearest" copies the pixel at the border (CaImAn:
         border_nan = "copy"), "minimum" takes the lowest value of the frame (CaImAn: border_nan =
@@ -108,6 +112,7 @@ class MotionCorrectionParameters(Parameters):
     template_file: str = ""
     upsampling: int = parameter(1024, minimum=1)
     high_pass: float = parameter(0.0, unit="px", minimum=0)
+    smoothing: float = parameter(0.0, unit="px", minimum=0)
     borders: Literal["nearest", "minimum", "crop"] = parameter("nearest")
 
     def check(self) -> None:

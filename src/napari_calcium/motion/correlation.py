@@ -68,17 +68,25 @@ class Band:
     leak: Complex
 
     @classmethod
-    def of(cls, size: tuple[int, int], taper: float = TAPER, high_pass: float = 0.0) -> Band:
+    def of(
+        cls,
+        size: tuple[int, int],
+        high_pass: float = 0.0,
+        smoothing: float = 0.0,
+        taper: float = TAPER,
+    ) -> Band:
         """Choose the frequencies of windows of one size.
 
         Parameters
         ----------
         size : tuple of int
             Height and width, px.
-        taper : float
-            Part of each side, at either end, over which a window fades out.
         high_pass : float
             Standard deviation of the Gaussian whose blur is taken away, px; 0 takes nothing away.
+        smoothing : float
+            Standard deviation of the Gaussian that windows are blurred by, px; 0 blurs nothing.
+        taper : float
+            Part of each side, at either end, over which a window fades out.
 
         Returns
         -------
@@ -95,6 +103,7 @@ class Band:
         weights = np.where(x > 0, 2.0, 1.0) * (squared < CUTOFF**2)
         if high_pass > 0:
             weights = weights * (1 - np.exp(-2 * (np.pi * high_pass) ** 2 * squared)) ** 2
+        weights = weights * np.exp(-2 * (np.pi * smoothing) ** 2 * squared) ** 2
         weights[0, 0] = 0
         window = np.outer(_fade(size[0], taper), _fade(size[1], taper))
         window /= np.sqrt(np.mean(window**2))
@@ -224,8 +233,8 @@ class MatchedFilter:
     def peaks(self, products: Complex, maps: Floats) -> NDArray[np.float64]:
         """Return the lag (window, 2) of the highest correlation, between whole lags too.
 
-        From the top of a parabola at the highest whole lag a Newton step is made. The maps may be cut
-        to the lags nearest 0.
+        From the top of a parabola at the highest whole lag a Newton step is made. The maps may
+        be cut to the lags nearest 0.
         """
         flat = maps.reshape(len(maps), -1).argmax(axis=1)
         whole = np.stack(np.divmod(flat, maps.shape[2]), axis=1)

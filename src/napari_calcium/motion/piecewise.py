@@ -153,9 +153,10 @@ class PiecewiseFilter:
         max_deviation: float,
         noise: Floats | None = None,
         high_pass: float = 0.0,
+        smoothing: float = 0.0,
     ) -> PiecewiseFilter:
         """Make the filters of a template (z, y, x); the rest as in `RigidFilter.of`."""
-        band = Band.of(grid.size, high_pass=high_pass)
+        band = Band.of(grid.size, high_pass, smoothing)
         lag = int(np.ceil(max_deviation + 0.5))
         matched = MatchedFilter.of(template, grid.windows, band, lag, noise)
         return cls(matched, grid, max_deviation, noise)

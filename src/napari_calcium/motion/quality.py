@@ -17,23 +17,23 @@ from scipy.ndimage import gaussian_filter
 
 __all__ = ["Measurements", "MotionQuality", "combine", "measure", "sampling"]
 
-MAX_SAMPLES = 1500
+MAX_SAMPLES = 500
 """Sampled frames; more make the principal components no better, only slower."""
 
 SAMPLE_PIXELS = 2**16
-"""Pixels of a sampled frame at most, two bytes each: 1500 of them are 200 MB."""
+"""Pixels of a sampled frame at most, two bytes each: 500 of them are 66 MB."""
 
 GRAM_PIXELS = 2**14
 """Pixels of a sampled frame for the principal components: motion is seen without fine detail."""
 
 COMPONENTS = 30
-EXTREME_PART, MAX_EXTREMES = 0.2, 300
-"""Part of the frames at either end of a principal component, and their number at most."""
+EXTREME_PART = 0.2
+"""Part of the frames at either end of a principal component."""
 
 MIN_FRAMES = 10
 """Frames that principal motion takes, and that a group of frames for the optical flow has."""
 
-MAX_GROUPS = 20
+MAX_GROUPS = 10
 
 GRADIENT_SCALE = 0.7
 """Standard deviation of the Gaussian whose derivative is the gradient, px."""
@@ -112,7 +112,7 @@ class MotionQuality:
 
 
 def sampling(n_frames: int) -> int:
-    """Return the distance between sampled frames that gives at most 1500 of them.
+    """Return the distance between sampled frames that gives at most 500 of them.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def sampling(n_frames: int) -> int:
 
     Examples
     --------
-    >>> sampling(900), sampling(1500), sampling(1501), sampling(0)
+    >>> sampling(300), sampling(500), sampling(501), sampling(0)
     (1, 1, 2, 1)
     """
     return max(1, math.ceil(n_frames / MAX_SAMPLES))
@@ -212,12 +212,12 @@ def combine(parts: list[Measurements], template: Floats) -> MotionQuality:
 
     *Residual flow* is the dense optical flow of Farneback (2003),
     `doi:10.1007/3-540-45103-X_50`, from the mean of all sampled frames to that of each of up to
-    20 consecutive groups of at least 10. It sees slow motion, also where only a part of
+    10 consecutive groups of at least 10. It sees slow motion, also where only a part of
     the field moves; motion within a group is averaged out. Noise alone gives 0.05 to 0.15 px of a
     sampled frame.
 
     *Principal motion* follows Pachitariu et al. (2017), `doi:10.1101/061507`: along each of the
-    first 30 principal components over time, the mean of the fifth of the frames (at most 300)
+    first 30 principal components over time, the mean of the fifth of the frames
     at one end is registered to that at the other end by phase correlation, the peak refined by a
     matrix product (Guizar-Sicairos et al. 2008, `doi:10.1364/OL.33.000156`) in steps of 0.05 px of
     a sampled frame. Motion, fast or slow, is a large part of the variance, so it lies in these
@@ -482,7 +482,7 @@ def _end_weights(sampled: list[NDArray[np.float16]]) -> Floats:
     if n_components:
         last = (n - n_components, n - 1)
         _, scores = scipy.linalg.eigh(_gram(sampled), subset_by_index=last, check_finite=False)
-        size = max(1, min(MAX_EXTREMES, int(EXTREME_PART * n)))
+        size = max(1, int(EXTREME_PART * n))
         for component, order in enumerate(np.argsort(scores[:, ::-1].T, kind="stable")):
             weights[component, 0, order[:size]] = 1 / size
             weights[component, 1, order[-size:]] = 1 / size

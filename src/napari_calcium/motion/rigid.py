@@ -57,6 +57,7 @@ class RigidFilter:
         *,
         max_shift_z: int = 0,
         high_pass: float = 0.0,
+        smoothing: float = 0.0,
         upsampling: int = 1024,
     ) -> RigidFilter:
         """Make the filter of a template.
@@ -73,6 +74,8 @@ class RigidFilter:
             Largest shift looked for along z, planes.
         high_pass : float
             Standard deviation of the Gaussian whose blur is taken away, px; 0 takes nothing away.
+        smoothing : float
+            Standard deviation of the Gaussian that frames are blurred by, px.
         upsampling : int
             Shifts are whole multiples of ``1 / upsampling`` px.
 
@@ -86,7 +89,7 @@ class RigidFilter:
         """
         factor = _factor(template.shape)
         small = _joined(template, factor)
-        band = Band.of(small.shape[1:], high_pass=high_pass / factor)
+        band = Band.of(small.shape[1:], high_pass / factor, smoothing / factor)
         lag = -(-max_shift // factor)
         matched = MatchedFilter.of(small, Windows.whole(small.shape), band, lag, noise)
         return cls(matched, factor, max_shift, max_shift_z, upsampling)

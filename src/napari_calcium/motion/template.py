@@ -92,14 +92,21 @@ class Reference:
             self.rigid_noise,
             max_shift_z=parameters.max_shift_z,
             high_pass=parameters.high_pass,
+            smoothing=parameters.smoothing,
             upsampling=parameters.upsampling,
         )
 
     def piecewise_filter(self, parameters: MotionCorrectionParameters) -> PiecewiseFilter:
         """Return what finds the shifts of patches."""
         grid = Grid.over(self.volume.shape, parameters.patch_size, parameters.patch_overlap)
-        deviation, high_pass = parameters.max_deviation, parameters.high_pass
-        return PiecewiseFilter.of(self.volume, grid, deviation, self.patch_noise, high_pass)
+        return PiecewiseFilter.of(
+            self.volume,
+            grid,
+            parameters.max_deviation,
+            self.patch_noise,
+            parameters.high_pass,
+            parameters.smoothing,
+        )
 
 
 def estimate_reference(
@@ -246,7 +253,8 @@ def make_reference(
     The first template is the mean of the fifth of the frames that are most alike (Pachitariu et al.
     2017, doi:10.1101/061507). Each pass compares all frames with the template, moves them by their
     shifts less the median shift, and takes their mean as the next, until the shifts change by less
-    than 0.02 px; where patches move, a last pass moves those. What the moved frames have on top of the template is the noise.
+    than 0.02 px; where patches move, a last pass moves those. What the moved frames have on top of
+    the template is the noise.
 
     Parameters
     ----------

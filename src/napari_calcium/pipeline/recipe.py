@@ -79,12 +79,14 @@ class Recipe:
         """Return the recipe that made the finished stages, and what was asked of the others.
 
         With `asked` what was asked last is preferred: to go on with a run that was cut off while
-        it replaced a finished stage.
+        it replaced a finished stage. What an earlier version asked and this one does not know is
+        left out.
         """
         records = {stage.name: session.record(stage.group) for stage in STAGES}
         made = {name: record.parameters for name, record in records.items() if record}
         last = session.attrs.get("recipe", {})
-        return cls(made | last if asked else last | made)
+        tables = made | last if asked else last | made
+        return cls({name: _known(name, tables[name]) for name in records if name in tables})
 
     def parameters(self, stage: str) -> Parameters:
         """Return one stage's parameters."""
@@ -122,6 +124,12 @@ class Recipe:
             document.add(tomlkit.nl())
             document.add(stage.name, table)
         return tomlkit.dumps(document)
+
+
+def _known(stage: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a stage still knows of stored parameters."""
+    names = {description.name for description in stage_named(stage).parameters.describe()}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _made(stage: str, cls: type[Parameters], values: Mapping[str, Any]) -> Parameters:

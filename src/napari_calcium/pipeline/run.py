@@ -7,6 +7,7 @@ import errno
 import hashlib
 import importlib.metadata
 import multiprocessing
+import os
 import platform
 import shutil
 import time
@@ -19,9 +20,11 @@ from typing import Any
 
 import cv2
 import dask
+import dask.array as da
 import numpy as np
 import psutil
 import tifffile
+import zarr
 from dask.callbacks import Callback
 from dask.delayed import Delayed, delayed
 from dask.system import CPU_COUNT
@@ -30,14 +33,27 @@ from threadpoolctl import threadpool_limits
 from napari_calcium.errors import InputError
 from napari_calcium.io.importing import ImportParameters
 from napari_calcium.io.recording import Recording, open_recording
-from napari_calcium.io.session import Session, StageRecord, StageWriter, stage_digest
-from napari_calcium.io.shards import write_frames
+from napari_calcium.io.session import (
+    Session,
+    StageRecord,
+    StageWriter,
+    frames_layout,
+    stage_digest,
+)
+from napari_calcium.io.shards import COMPRESSOR, write_frames
 from napari_calcium.movie import Movie
 from napari_calcium.parameters import Parameters
 from napari_calcium.pipeline.recipe import Recipe
-from napari_calcium.pipeline.stages import STAGES, Inputs, Results, Stage, stages_until
+from napari_calcium.pipeline.stages import (
+    STAGES,
+    Inputs,
+    Results,
+    Stage,
+    stage_named,
+    stages_until,
+)
 
-__all__ = ["Progress", "RunReport", "StageReport", "run", "save_movie"]
+__all__ = ["Progress", "RunReport", "StageReport", "compute_graph", "run", "save_movie"]
 
 SCHEDULERS = ("threads", "processes", "synchronous")
 VERSIONED = ("napari-calcium", "dask", "numba", "numpy", "scipy", "tifffile", "zarr")
@@ -130,11 +146,43 @@ def run(
             shape = recording.frames.shape if recording else opened.array("movie/frames").shape
             for stage in reversed(stages):  # a cell that does not fit is said before a shift
                 _check_movie(stage, recipe.parameters(stage.name), shape)
+                _check_files(stage, opened, recipe.parameters(stage.name))
             inputs = Inputs(opened, recording)
             _check_import(inputs, recipe)
             _remember(opened, {stage.name: recipe.parameters(stage.name) for stage in stages})
             reports = tuple(_run_stage(stage, inputs, recipe, pool, progress) for stage in stages)
     return RunReport(reports, _peak_memory())
+
+
+def compute_graph(
+    lazy: Any,
+    stage: str,
+    *,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Any:
+    """Compute what is lazy as a run would, in threads, but without a session.
+
+    Parameters
+    ----------
+    lazy : Delayed, dask.array.Array, or a list, tuple or dict of these
+        What is to be computed, in one graph.
+    stage : str
+        Name of the stage that it is of, for `progress`.
+    workers : int, optional
+        Tasks at a time; as many as there are processors if not given.
+    progress : callable, optional
+        Called with a `Progress` after each task.
+
+    Returns
+    -------
+    object
+        The same, computed.
+    """
+    team = Team("threads", CPU_COUNT if workers is None else workers)
+    with _one_thread_each(), team.at_work(), _reporting(stage_named(stage), progress):
+        (computed,) = dask.compute(lazy)
+    return computed
 
 
 def _recording(sources: Sequence[str | Path] | Recording) -> Recording | None:
@@ -152,44 +200,130 @@ def _check_movie(stage: Stage, parameters: Parameters, shape: tuple[int, ...]) -
         raise InputError(str(error) if named else f"{stage.name}.{error}") from None
 
 
-def save_movie(movie: Movie, path: str | Path) -> None:
-    """Write a movie as one TIFF, block by block.
+def _check_files(stage: Stage, session: Session, parameters: Parameters) -> None:
+    """Refuse files that are not there before any stage has run; finished results need none."""
+    missing = [path for path in parameters.files() if not Path(path).expanduser().is_file()]
+    if missing and not _was_made(stage, session, parameters):
+        raise InputError(
+            f"{stage.name} is to read {missing[0]!r} but there is no such file; "
+            "check the path, or leave it empty"
+        )
+
+
+def _was_made(stage: Stage, session: Session, parameters: Parameters) -> bool:
+    """Whether a stage has results of these parameters."""
+    done = session.record(stage.group)
+    return done is not None and done.parameters == parameters.to_mapping()
+
+
+def save_movie(
+    movie: Movie,
+    path: str | Path,
+    *,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> None:
+    """Write a movie as one TIFF or one Zarr array, block by block.
 
     Parameters
     ----------
     movie : Movie
-        Computed one block at a time; volumes are written plane by plane.
+        Computed as many blocks at a time as there are workers.
     path : path
-        The file; an existing one is replaced. ImageJ's format where its types allow, with the
-        frame interval; BigTIFF beyond 4 GB.
+        A TIFF file, or a Zarr array where the name ends in ``.zarr``. It has its name only once it
+        is whole; an existing file is replaced, an existing Zarr is refused. TIFF files are in
+        ImageJ's format where its types allow, with the frame interval, and BigTIFF beyond 4 GB;
+        volumes are written plane by plane.
+    workers : int, optional
+        Blocks at a time; as many as there are processors if not given.
+    progress : callable, optional
+        Called with a `Progress` of the stage "save_movie" after some blocks.
 
     Raises
     ------
     InputError
         If the file cannot be written.
     """
+    path, save = Path(path), _save_tiff
+    if path.suffix.lower() == ".zarr":
+        save = _save_zarr
+        if path.exists():
+            raise InputError(f"{path} exists already; give another path")
+    team = Team("threads", CPU_COUNT if workers is None else workers)
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _one_thread_each(), team.at_work():
+            save(movie, partial, team.workers, progress or _nothing)
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); give another path"
+        ) from error
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        elif partial.exists():
+            partial.unlink()
+
+
+def _nothing(_: Progress) -> None:
+    """Report nothing."""
+
+
+def _save_tiff(
+    movie: Movie, path: Path, workers: int, progress: Callable[[Progress], None]
+) -> None:
     frames = movie.frames
     large = frames.nbytes > 3.9e9
     imagej = not large and frames.dtype.name in ("uint8", "uint16", "float32")
     axes = "TZYX" if movie.is_volume else "TYX"
     metadata = {"axes": axes, "finterval": 1 / movie.frame_rate, "fps": movie.frame_rate}
-    runs = (frames.blocks[i] for i in range(frames.numblocks[0]))
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(
-            path,
-            (page for run in runs for page in run.compute().reshape(-1, *movie.plane)),
-            shape=frames.shape,
-            dtype=frames.dtype,
-            imagej=imagej,
-            bigtiff=large,
-            photometric="minisblack",
-            metadata=metadata,
-        )
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}); give another path"
-        ) from error
+    runs = _computed_blocks(frames, workers, progress)
+    tifffile.imwrite(
+        path,
+        (page for run in runs for page in run.reshape(-1, *movie.plane)),
+        shape=frames.shape,
+        dtype=frames.dtype,
+        imagej=imagej,
+        bigtiff=large,
+        photometric="minisblack",
+        metadata=metadata,
+    )
+
+
+def _save_zarr(
+    movie: Movie, path: Path, workers: int, progress: Callable[[Progress], None]
+) -> None:
+    frames = movie.frames
+    chunks, shards = frames_layout(frames.shape, frames.dtype.itemsize)
+    target = zarr.create_array(
+        path,
+        shape=frames.shape,
+        dtype=frames.dtype,
+        chunks=chunks,
+        shards=shards,
+        compressors=COMPRESSOR,
+        dimension_names=("time", "z", "y", "x") if movie.is_volume else ("time", "y", "x"),
+        attributes={"frame_rate": movie.frame_rate, "pixel_size": movie.pixel_size},
+        overwrite=True,
+    )
+    start, whole = 0, frames.rechunk((shards[0], *frames.shape[1:]))
+    for run in _computed_blocks(whole, workers, progress):
+        write_frames(target, start, run)
+        start += len(run)
+
+
+def _computed_blocks(
+    frames: da.Array, workers: int, progress: Callable[[Progress], None]
+) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the runs of frames of a movie in order, as many computed at a time as workers."""
+    n = frames.numblocks[0]
+    progress(Progress("save_movie", 0, n))
+    for first in range(0, n, workers):
+        last = min(first + workers, n)
+        yield from dask.compute(*(frames.blocks[i] for i in range(first, last)))
+        progress(Progress("save_movie", last, n))
 
 
 @contextlib.contextmanager
@@ -271,6 +405,8 @@ def _run_stage(
     done = session.record(stage.group)
     skipped = done is not None and done.digest == record.digest
     if not skipped:
+        if "motion_correction" in stage.needs:  # which may have cropped the movie
+            _check_movie(stage, parameters, session.array("motion_correction/frames").shape)
         with session.writing(stage.group) as writer:
             _compute(stage, stage.build(inputs, parameters), writer, pool, progress)
             writer.commit(record)
@@ -308,7 +444,7 @@ def _record(stage: Stage, session: Session, parameters: Parameters) -> StageReco
         needed = {name: session.record(groups[name]) for name in stage.needs}
         inputs = {name: record.digest for name, record in needed.items() if record}
     if parameters.files():
-        inputs["files"] = stage_digest("files", {}, _file_digests(parameters.files()))
+        inputs["files"] = _files_digest(stage, session, parameters)
     values = parameters.to_mapping()
     versions = {name: importlib.metadata.version(name) for name in VERSIONED}
     versions["python"] = platform.python_version()
@@ -317,13 +453,16 @@ def _record(stage: Stage, session: Session, parameters: Parameters) -> StageReco
     )
 
 
-def _file_digests(paths: Sequence[str]) -> dict[str, str]:
-    """Return what identifies the content of files; an unreadable one is told when it is read."""
-    contents = {path: Path(path).expanduser() for path in paths}
-    return {
-        path: hashlib.sha256(file.read_bytes() if file.is_file() else b"").hexdigest()
-        for path, file in contents.items()
-    }
+def _files_digest(stage: Stage, session: Session, parameters: Parameters) -> str:
+    """Return what identifies the content of files: as it was, where they are gone by now."""
+    files = {path: Path(path).expanduser() for path in parameters.files()}
+    done = session.record(stage.group)
+    gone = not all(file.is_file() for file in files.values())
+    if gone and done is not None and _was_made(stage, session, parameters):
+        return done.inputs.get("files", "")
+    contents = {path: file.read_bytes() if file.is_file() else b"" for path, file in files.items()}
+    digests = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+    return stage_digest("files", {}, digests)
 
 
 def _compute(
@@ -338,7 +477,7 @@ def _compute(
         write for name, frames in results.movies.items() for write in _writes(writer, name, frames)
     ]
     try:
-        with _reporting(stage, progress):
+        with _reporting(stage, progress if results.then is None else _half(progress, 0)):
             lazy = (results.arrays, results.attrs, results.computed)
             arrays, attrs, computed, _ = dask.compute(*lazy, writes)
     except BaseException:
@@ -350,7 +489,20 @@ def _compute(
     for group, values in (attrs or {}).items():
         writer.attrs(group, values)
     if results.then is not None:
-        _compute(stage, results.then(computed), writer, pool, progress)
+        _compute(stage, results.then(computed), writer, pool, _half(progress, 1))
+
+
+def _half(
+    progress: Callable[[Progress], None] | None, half: int
+) -> Callable[[Progress], None] | None:
+    """Report the first or the second half, 0 or 1, of a stage as part of it all."""
+    if progress is None:
+        return None
+
+    def report(part: Progress) -> None:
+        progress(Progress(part.stage, half * part.total + part.done, 2 * part.total))
+
+    return report
 
 
 def _writes(writer: StageWriter, name: str, frames: Any) -> list[Delayed]:

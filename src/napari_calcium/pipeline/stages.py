@@ -36,6 +36,7 @@ from napari_calcium.motion.correction import (
     estimate_motion,
 )
 from napari_calcium.motion.quality import MotionQuality
+from napari_calcium.movie import Movie
 from napari_calcium.parameters import Parameters, nearest
 from napari_calcium.shifts import Shifts
 
@@ -119,12 +120,12 @@ def _import(inputs: Inputs, parameters: ImportParameters) -> Results:
 
 def _motion_correction(inputs: Inputs, parameters: MotionCorrectionParameters) -> Results:
     movie = inputs.session.movie()
-    chunks, _ = frames_layout(movie.frames.shape, movie.frames.dtype.itemsize)
     template = read_image(parameters.template_file) if parameters.template_file else None
     motion = estimate_motion(movie, parameters, template)
 
     def corrected(found: tuple[Shifts, NDArray[Any]]) -> Results:
-        made = correct_and_measure(movie, *found, parameters.borders, chunks[0])
+        n_frames = _frames_per_block(movie, found[0], parameters.borders)
+        made = correct_and_measure(movie, *found, parameters.borders, n_frames)
         return Results(
             movies={"frames": made.movie.frames},
             arrays=delayed(_quality_to_arrays)(made.quality, "after"),
@@ -137,6 +138,14 @@ def _motion_correction(inputs: Inputs, parameters: MotionCorrectionParameters) -
         then=corrected,
         computed=delayed(tuple)([motion.shifts, motion.template]),
     )
+
+
+def _frames_per_block(movie: Movie, shifts: Shifts, borders: str) -> int:
+    """Return how many frames the blocks of the corrected movie have, cropped or not, on disk."""
+    field = list(movie.field)
+    if borders == "crop":
+        field[-2:] = [max(1, part.stop - part.start) for part in shifts.valid_region()]
+    return frames_layout((movie.n_frames, *field), movie.frames.dtype.itemsize)[1][0]
 
 
 def _motion_to_arrays(

@@ -8,10 +8,16 @@ Request: ``{"session", "sources", "recipe", "until", "workers"}``. Answers: ``{"
 once; then ``{"state": "progress", "stage", "done", "total"}`` any number of times, ended by
 ``{"state": "done", "stages", "peak_memory"}``, ``{"state": "refused", "message"}`` for an
 `InputError`, or ``{"state": "failed", "message", "traceback"}`` for a bug.
+
+Other kinds of requests have a ``"kind"``. ``{"kind": "preview", "session", "sources", "recipe",
+"start", "stop", "folder", "workers"}`` corrects the motion of a stretch into a folder and touches
+no session; it is answered like a run, and ended by ``{"state": "done", "preview": folder}``.
+``{"kind": "warm_up", "session"}`` loads what a preview needs and is answered ``{"state": "warm"}``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -22,6 +28,8 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from napari_calcium.errors import InputError
+from napari_calcium.motion.correction import MotionCorrectionParameters
+from napari_calcium.pipeline.preview import preview, recorded_movie, warm_up
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.run import Progress, run
 
@@ -43,21 +51,54 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
 
 
 def _answered(request: Mapping[str, Any], progress: Callable[[Progress], None]) -> dict[str, Any]:
+    kind = request.get("kind", "run")
+    if kind == "warm_up":
+        return _warm(request)
     try:
-        report = run(
-            request["session"],
-            request.get("sources", ()),
-            recipe=Recipe(request.get("recipe", {})),
-            until=request.get("until"),
-            workers=request.get("workers"),
-            progress=progress,
-        )
+        return {"state": "done", **KINDS[kind](request, progress)}
     except InputError as error:
         return {"state": "refused", "message": str(error)}
     except Exception as error:  # noqa: BLE001 - a bug in a stage is reported, not fatal to the worker
         message = f"{type(error).__name__}: {error}"
         return {"state": "failed", "message": message, "traceback": traceback.format_exc()}
-    return {"state": "done", **asdict(report)}
+
+
+def _run(request: Mapping[str, Any], progress: Callable[[Progress], None]) -> dict[str, Any]:
+    report = run(
+        request["session"],
+        request.get("sources", ()),
+        recipe=Recipe(request.get("recipe", {})),
+        until=request.get("until"),
+        workers=request.get("workers"),
+        progress=progress,
+    )
+    return asdict(report)
+
+
+def _preview(request: Mapping[str, Any], progress: Callable[[Progress], None]) -> dict[str, Any]:
+    parameters = Recipe(request.get("recipe", {})).parameters("motion_correction")
+    assert isinstance(parameters, MotionCorrectionParameters)
+    preview(
+        recorded_movie(request["session"], request.get("sources", ())),
+        parameters,
+        request["start"],
+        request["stop"],
+        request["folder"],
+        workers=request.get("workers"),
+        progress=progress,
+    )
+    return {"preview": request["folder"]}
+
+
+KINDS = {"run": _run, "preview": _preview}
+"""What answers each kind of request."""
+
+
+def _warm(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Load what a preview needs; what cannot be loaded is told when it is asked for."""
+    with contextlib.suppress(Exception):
+        warm_up(request.get("session", ""))
+    return {"state": "warm"}
 
 
 def _sparing(answer: Callable[[Mapping[str, Any]], None]) -> Callable[[Progress], None]:
