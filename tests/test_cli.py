@@ -255,6 +255,7 @@ class TestMistakes:
         [
             ["info", "none.tif"],
             ["export", "none.zarr", "out.csv"],
+            ["apply-shifts", "none.zarr", "none.tif", "--output", "out.tif"],
             ["recipe", "none.zarr"],
             ["simulate", "out.tif", "--set", "n_frame=3"],
             ["simulate", "out.tif", "--set", "n_frames=1"],
@@ -368,6 +369,24 @@ class TestRun:
             assert answer.out.count("was done") == len(STAGES)
             assert f"session: {finished}" in answer.out
 
+    def test_how_well_motion_was_corrected_is_told_in_a_line(
+        self, finished: Path, cli: Cli
+    ) -> None:
+        out = cli("run", "--session", finished, "--until", "motion_correction").out
+        (line,) = [line for line in out.splitlines() if line.startswith("motion: ")]
+        number = r"(\d+\.\d\d)"
+        found = re.fullmatch(
+            rf"motion: crispness {number} -> {number}, residual flow {number} -> {number} px, "
+            rf"median correlation {number} -> {number}",
+            line,
+        )
+        assert found, line
+        crispness, flow, correlation = np.array(found.groups(), float).reshape(3, 2)
+        assert crispness[1] > crispness[0]
+        assert flow[1] < flow[0]
+        assert correlation[1] > correlation[0]
+        assert "motion:" not in cli("run", "--session", finished, "--until", "import").out
+
     def test_step_by_step(
         self, finished: Path, movie: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -397,13 +416,13 @@ class TestRun:
         written = tmp_path / "r.toml"
         written.write_text("[import]\nframe_rate = 9\n[motion_correction]\nmax_shift = 4\n")
         path = tmp_path / "s.zarr"
-        options = ["--frame-rate", 8, "--set", "motion_correction.smoothing=1"]
+        options = ["--frame-rate", 8, "--set", "motion_correction.high_pass=9"]
         until = ["--until", "motion_correction"]
         cli("run", movie, "--session", path, "--recipe", written, *options, *until)
         tables = Recipe.of_session(Session(path)).tables
         assert tables["import"]["frame_rate"] == 8.0
         assert tables["motion_correction"]["max_shift"] == 4
-        assert tables["motion_correction"]["smoothing"] == 1.0
+        assert tables["motion_correction"]["high_pass"] == 9.0
 
     def test_a_recipe_that_is_given_replaces_the_sessions_own(
         self, movie: Path, cli: Cli, tmp_path: Path
@@ -509,7 +528,11 @@ class TestExport:
         accepted = session.quality().accepted
         assert accepted.any()
         name = kind or "dff"
-        assert answer.out == f"{tmp_path / 't.csv'}: {name} of {accepted.sum()} cells\n"
+        assert answer.out.splitlines() == [
+            f"{tmp_path / 't.csv'}: {name} of {accepted.sum()} cells",
+            f"{tmp_path / 't_shifts.csv'}: shifts of 150 frames",
+            f"{tmp_path / 't_shifts_piecewise.csv'}: shifts of 1 patches",
+        ]
         cells = session.components()
         traces = {
             "dff": session.read("dff/traces"),
@@ -535,8 +558,33 @@ class TestExport:
         assert n_cells > 0
         few = cli("export", path, tmp_path / "few.csv").out
         all_ = cli("export", path, tmp_path / "all.csv", "--include-rejected").out
-        assert few.endswith("dff of 0 cells\n")
-        assert all_.endswith(f"dff of {n_cells} cells\n")
+        assert few.startswith(f"{tmp_path / 'few.csv'}: dff of 0 cells\n")
+        assert all_.startswith(f"{tmp_path / 'all.csv'}: dff of {n_cells} cells\n")
+
+    def test_into_a_folder(self, finished: Path, cli: Cli, tmp_path: Path) -> None:
+        for folder in (tmp_path / "new", tmp_path):
+            answer = cli("export", finished, folder)
+            assert answer.status == 0
+            names = ["shifts.csv", "shifts_piecewise.csv", "traces.csv"]
+            assert sorted(path.name for path in folder.glob("*.csv")) == names
+        with (tmp_path / "shifts.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        rigid = Session(finished).read("motion_correction/shifts_rigid")
+        for axis, name in enumerate(("shift_y_px", "shift_x_px")):
+            found = np.array([row[name] for row in rows], np.float32)
+            np.testing.assert_array_equal(found, rigid[:, axis])
+
+    def test_of_motion_correction_alone(self, movie: Path, cli: Cli, tmp_path: Path) -> None:
+        path = tmp_path / "s.zarr"
+        rigid = [*FITTING, "--set", "motion_correction.method=rigid"]
+        cli("run", movie, "--session", path, *RATE, *rigid, "--until", "motion_correction")
+        answer = cli("export", path, tmp_path / "t.csv")
+        assert (answer.status, answer.err) == (0, "")
+        assert answer.out == f"{tmp_path / 't_shifts.csv'}: shifts of 150 frames\n"
+        assert [file.name for file in tmp_path.glob("*.csv")] == ["t_shifts.csv"]
+        asked = cli("export", path, tmp_path / "t.csv", "--kind", "dff")
+        assert is_one_sentence(asked)
+        assert "has no dff; run dff first" in asked.err
 
     def test_a_stage_that_has_not_run(self, movie: Path, cli: Cli, tmp_path: Path) -> None:
         path = tmp_path / "s.zarr"
@@ -550,6 +598,136 @@ class TestExport:
         answer = cli("export", finished, tmp_path / "t.csv", "--kind", "spikes")
         assert is_one_sentence(answer)
         assert "must be one of dff, raw, denoised" in answer.err
+
+
+@pytest.fixture(scope="module")
+def cropped(movie: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A session of all stages whose movie was cut to what every frame saw; not to be changed."""
+    path = tmp_path_factory.mktemp("cropped") / "s.zarr"
+    borders = ["--set", "motion_correction.borders=crop"]
+    answer = shell("run", movie, "--session", path, *RATE, *FITTING, *borders)
+    assert answer.status == 0, answer.err
+    return path
+
+
+def test_a_whole_analysis_of_what_every_frame_saw(cropped: Path, cli: Cli, tmp_path: Path) -> None:
+    session = Session(cropped)
+    field = session.movie("motion_correction/frames").field
+    assert field[0] < 37
+    assert field[1] < 53
+    assert session.components().shape == field
+    assert cli("export", cropped, tmp_path).status == 0
+
+
+class TestApplyShifts:
+    """Another channel of the same recording."""
+
+    def red(self, frames: NDArray[Any], folder: Path, name: str = "red.tif") -> Path:
+        tifffile.imwrite(folder / name, frames)
+        return folder / name
+
+    @pytest.mark.parametrize("name", ["out.tif", "out.zarr", "new/out.TIFF"])
+    def test_the_recording_itself_gives_the_corrected_movie(
+        self, name: str, finished: Path, movie: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        output = tmp_path / name
+        answer = cli("apply-shifts", finished, movie, "--output", output, "--workers", 2)
+        assert (answer.status, answer.err) == (0, "")
+        assert answer.out.splitlines()[-1] == f"{output}: 150 frames of 37 x 53 px"
+        written = open_recording([output])
+        assert written.frame_rate == pytest.approx(10.0)
+        expected = Session(finished).read("motion_correction/frames")
+        np.testing.assert_array_equal(written.frames.compute(), expected)
+
+    def test_another_channel_of_two_files(
+        self, finished: Path, frames: NDArray[np.uint16], cli: Cli, tmp_path: Path
+    ) -> None:
+        """Twice as bright, it is moved as the first; 1 count of each is rounding."""
+        parts = [self.red(2 * part, tmp_path, f"red_{number}.tif")
+                 for number, part in enumerate((frames[:70], frames[70:]))]  # fmt: skip
+        answer = cli("apply-shifts", finished, *parts, "--output", tmp_path / "out.tif")
+        assert answer.status == 0, answer.err
+        found = tifffile.imread(tmp_path / "out.tif").astype(int)
+        expected = 2 * Session(finished).read("motion_correction/frames").astype(int)
+        np.testing.assert_allclose(found, expected, atol=1)
+
+    def test_a_part_of_the_field(
+        self, finished: Path, frames: NDArray[np.uint16], cli: Cli, tmp_path: Path
+    ) -> None:
+        """Away from the borders of the part it is that part of the corrected movie."""
+        part = self.red(frames[:, 4:34, 8:50], tmp_path)
+        options = ["--output", tmp_path / "out.tif", "--crop", "4:34,8:50"]
+        answer = cli("apply-shifts", finished, part, *options)
+        assert answer.status == 0, answer.err
+        expected = Session(finished).read("motion_correction/frames")[:, 4:34, 8:50]
+        found = tifffile.imread(tmp_path / "out.tif")
+        assert found.shape == expected.shape
+        np.testing.assert_array_equal(found[:, 6:-6, 6:-6], expected[:, 6:-6, 6:-6])
+
+    def test_the_borders_are_those_of_the_session_or_as_given(
+        self, cropped: Path, finished: Path, movie: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        same = cli("apply-shifts", cropped, movie, "--output", tmp_path / "same.tif")
+        assert same.status == 0, same.err
+        expected = Session(cropped).read("motion_correction/frames")
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "same.tif"), expected)
+        options = ["--output", tmp_path / "whole.tif", "--borders", "nearest"]
+        cli("apply-shifts", cropped, movie, *options)
+        expected = Session(finished).read("motion_correction/frames")
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "whole.tif"), expected)
+
+    @pytest.mark.parametrize(
+        ("cut", "options", "said"),
+        [
+            (np.s_[:149], [], r"shifts are of 150 frames but the movie has 149; give the movie"),
+            (
+                np.s_[:, :30],
+                [],
+                r"source has a field of 30 x 53 px but the session of 37 x 53 px; say by --crop",
+            ),
+            (
+                np.s_[:, :30],
+                ["--crop", "0:31,0:53"],
+                r"field of 30 x 53 px but the part of the session of 31 x 53 px; say by --crop",
+            ),
+            (np.s_[:], ["--crop", "0:38,0:53"], r"--crop is 0:38,0:53 but the session's field is"),
+            (np.s_[:], ["--crop", "5:5,0:53"], r"--crop is 5:5,0:53 but the session's field is 37"),
+            (np.s_[:], ["--crop", "all"], r"--crop is 'all'; write Y0:Y1,X0:X1, the first px and"),
+            (np.s_[:], ["--output", "out.avi"], r"out\.avi is of an unknown kind; give a path tha"),
+            (np.s_[:], ["--output", "red.tif"], r"red\.tif is the recording itself; give another"),
+            (np.s_[:], ["--output", "old.zarr"], r"old\.zarr exists already; give another path"),
+            (np.s_[:], ["--workers", "0"], r"workers is 0; it must be at least 1"),
+        ],
+    )
+    def test_mistakes(
+        self,
+        cut: Any,
+        options: list[str],
+        said: str,
+        finished: Path,
+        frames: NDArray[np.uint16],
+        cli: Cli,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        source = self.red(frames[cut], tmp_path)
+        before = source.read_bytes()
+        (tmp_path / "old.zarr").mkdir()
+        answer = cli("apply-shifts", finished, source, "--output", "out.tif", *options)
+        assert is_one_sentence(answer), answer
+        assert re.search(said, answer.err), answer.err
+        assert source.read_bytes() == before
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["old.zarr", "red.tif"]
+
+    def test_a_session_whose_motion_was_not_corrected(
+        self, movie: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "s.zarr"
+        cli("run", movie, "--session", path, "--until", "import", *RATE)
+        answer = cli("apply-shifts", path, movie, "--output", tmp_path / "out.tif")
+        assert is_one_sentence(answer), answer
+        assert "has no motion_correction; run motion_correction first" in answer.err
 
 
 class TestSimulate:
@@ -612,7 +790,8 @@ class TestHelp:
             assert len(getattr(parameter, "help", None) or "") > 10, parameter.name
 
     def test_the_commands_are_these(self, cli: Cli) -> None:
-        assert list(self.group.commands) == ["info", "run", "export", "recipe", "simulate", "demo"]
+        commands = ["info", "run", "export", "apply-shifts", "recipe", "simulate", "demo"]
+        assert list(self.group.commands) == commands
         for command in self.group.commands:
             assert re.search(rf"^  {command} +\w", cli("--help").out, re.M)
 

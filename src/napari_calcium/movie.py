@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import scipy.sparse as sp
-from dask.core import get
+from dask.core import flatten, get
 from dask.delayed import Delayed, delayed
 from numba import njit
 from numpy.typing import NDArray
@@ -127,10 +128,13 @@ class Movie:
         until all that use the same box have run; a pass over the movie takes `apply` instead.
         Only volumes have a `z`; all planes if it is not given.
         """
+        return delayed(np.asarray, pure=True)(self._part(time, y, x, z))
+
+    def _part(self, time: slice, y: slice, x: slice, z: slice | None) -> da.Array:
         if z is not None and not self.is_volume:
             raise ValueError(f"the planes {z} are asked for, but the frames have only one")
         planes = () if not self.is_volume else (slice(None),) if z is None else (z,)
-        return delayed(np.asarray, pure=True)(self.frames[(time, *planes, y, x)])
+        return self.frames[(time, *planes, y, x)]
 
     def box(
         self,
@@ -140,6 +144,10 @@ class Movie:
         z: slice | None = None,
     ) -> Box:
         """Return one box that a task can read itself."""
+        (part,) = dask.optimize(self._part(time, y, x, z))
+        if part.npartitions == 1:  # as most are: nothing has to be put together
+            key = next(flatten(part.__dask_keys__()))
+            return Box(part.dask.cull({key}).to_dict(), key)
         read = self.read(time, y, x, z)
         return Box(read.dask.cull({read.key}).to_dict(), read.key)
 
@@ -187,8 +195,9 @@ class Box:
         return self._key
 
     def read(self) -> NDArray[Any]:
-        """Return the frames (time, y, x) or (time, z, y, x)."""
-        return np.asarray(get(self._graph, self._key))
+        """Return the frames (time, y, x) or (time, z, y, x), the task's own to write in."""
+        frames = np.asarray(get(self._graph, [self._key])[0])
+        return frames if frames.flags.owndata else frames.copy()
 
 
 def _on_box(function: Callable[..., Any], box: Box, *arguments: Any) -> Any:

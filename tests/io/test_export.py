@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_calcium.components import Components
 from napari_calcium.errors import InputError
-from napari_calcium.io.export import export_csv
+from napari_calcium.io.export import export_csv, export_piecewise_csv, export_shifts_csv
 from napari_calcium.io.session import Session
 
 HALF_A_SIXTH_DIGIT = 5e-6
@@ -124,6 +124,100 @@ def test_a_place_that_cannot_be_written(handmade: Session, tmp_path: Path) -> No
     for path in (tmp_path / "file" / "t.csv", tmp_path):
         with pytest.raises(InputError, match=r"cannot be written \(.+\); give another path$"):
             export_csv(handmade, path)
+
+
+RIGID = ("shift_y_px", "shift_x_px")
+
+
+class TestShifts:
+    """Tables of the motion."""
+
+    @pytest.fixture
+    def moved(self, handmade: Session, put: Any) -> dict[str, NDArray[Any]]:
+        """The session has piecewise shifts now, in steps of 1/1024 px."""
+        rng = np.random.default_rng(3)
+        arrays = {
+            "shifts_rigid": rng.integers(-16000, 16000, (40, 2)) / np.float32(1024),
+            "shifts_piecewise": rng.integers(-16000, 16000, (40, 2, 3, 2)) / np.float32(1024),
+            "flagged": np.isin(np.arange(40), [0, 17]),
+            "correlation_before": rng.random(40, dtype="float32"),
+            "correlation_after": rng.random(40, dtype="float32"),
+        }
+        grid = {"grid_y": [9.5, 27.25], "grid_x": [8.0, 26.5, 44.0]}
+        put(handmade, "motion_correction", arrays, {"shifts_piecewise": grid}, method="piecewise")
+        return arrays
+
+    def test_of_frames(
+        self, moved: dict[str, NDArray[Any]], handmade: Session, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "new folder" / "größe.csv"
+        assert export_shifts_csv(handmade, path) == 40
+        header, values = read(path)
+        measured = ["flagged", "correlation_before", "correlation_after"]
+        assert header == ["frame", "time_s", *RIGID, *measured]
+        np.testing.assert_array_equal(values[:, 0], np.arange(40))
+        np.testing.assert_allclose(values[:, 1], np.arange(40) / 8.0, atol=1e-6)
+        exact = values.astype(np.float32)
+        np.testing.assert_array_equal(exact[:, 2:4], moved["shifts_rigid"])
+        for place, name in enumerate(measured, 4):
+            np.testing.assert_array_equal(exact[:, place], moved[name])
+        assert path.read_text().splitlines()[18].split(",")[4] == "1"
+
+    def test_of_patches(
+        self, moved: dict[str, NDArray[Any]], handmade: Session, tmp_path: Path
+    ) -> None:
+        assert export_piecewise_csv(handmade, tmp_path / "p.csv") == 6
+        header, values = read(tmp_path / "p.csv")
+        assert header[:2] == ["frame", "time_s"]
+        assert header[2:6] == [
+            f"y9.5_x{x}_shift_{axis}_px" for x in ("8", "26.5") for axis in ("y", "x")
+        ]
+        assert header[-1] == "y27.25_x44_shift_x_px"
+        found = values[:, 2:].reshape(40, 2, 3, 2).astype(np.float32)
+        np.testing.assert_array_equal(found, moved["shifts_piecewise"])
+
+    def test_of_volumes(self, tmp_path: Path, put: Any) -> None:
+        session = Session.create(tmp_path / "s.zarr", {"source": []})
+        rng = np.random.default_rng(0)
+        frames = rng.integers(0, 900, (9, 3, 37, 53), dtype="uint16")
+        put(session, "movie", {"frames": frames}, frame_rate=2.0, pixel_size=0.0)
+        rigid = rng.normal(size=(9, 3)).astype("float32")
+        patches = rng.normal(size=(9, 3, 1, 2, 2)).astype("float32")
+        grid = {"shifts_piecewise": {"grid_y": [18.0], "grid_x": [15.5, 36.5]}}
+        arrays = {"shifts_rigid": rigid, "shifts_piecewise": patches}
+        put(session, "motion_correction", arrays, grid)
+        export_shifts_csv(session, tmp_path / "s.csv")
+        header, values = read(tmp_path / "s.csv")
+        assert header == ["frame", "time_s", *RIGID, "shift_z_planes", "flagged"]
+        np.testing.assert_array_equal(values[:, [4, 2, 3]].astype(np.float32), rigid)
+        assert export_piecewise_csv(session, tmp_path / "p.csv") == 6
+        header, values = read(tmp_path / "p.csv")
+        assert header[2] == "z0_y18_x15.5_shift_y_px"
+        assert header[-1] == "z2_y18_x36.5_shift_x_px"
+        np.testing.assert_array_equal(values[:, 2:].astype(np.float32), patches.reshape(9, -1))
+
+    def test_rigid_ones_have_no_patches(self, handmade: Session, tmp_path: Path) -> None:
+        """Neither need there be measures: those of an earlier version had none."""
+        export_shifts_csv(handmade, tmp_path / "s.csv")
+        header, values = read(tmp_path / "s.csv")
+        assert header == ["frame", "time_s", *RIGID, "flagged"]
+        assert not values[:, 2:].any()
+        with pytest.raises(InputError, match=r"no piecewise shifts; run motion_correction with me"):
+            export_piecewise_csv(handmade, tmp_path / "p.csv")
+        assert not (tmp_path / "p.csv").exists()
+
+    @pytest.mark.parametrize("export", [export_shifts_csv, export_piecewise_csv])
+    def test_what_is_not_there_or_of_another_movie(
+        self, export: Any, moved: Any, handmade: Session, tmp_path: Path, put: Any
+    ) -> None:
+        frames = {"frames": handmade.read("movie/frames") + 1}
+        put(handmade, "movie", frames, frame_rate=9.0, pixel_size=1.5)
+        with pytest.raises(InputError, match=r"motion_correction in .* is of an earlier import; r"):
+            export(handmade, tmp_path / "s.csv")
+        empty = Session.create(tmp_path / "s.zarr", {"source": []})
+        with pytest.raises(InputError, match=r"has no motion_correction; run motion_correction fi"):
+            export(empty, tmp_path / "s.csv")
+        assert not (tmp_path / "s.csv").exists()
 
 
 SOURCE_EXTRACTION = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from napari_calcium.motion.rigid import RigidFilter, chance_agreement
 
@@ -60,6 +61,17 @@ def test_gain_offset_and_type_do_not_matter(film, field, kind, gain, offset):
     np.testing.assert_allclose(shifts, expected, atol=0.02)
 
 
+@pytest.mark.parametrize("field", [(96, 128), (257, 301)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_shifts_half_way_between_whole_lags(film, field, seed):
+    # where two lags are equally good either may be taken first, at half the resolution too
+    halves = (-5, -3, -2.5, -1, -0.5, 0.5, 1, 1.5, 3, 4.5, 5)
+    places = [(half, 0) for half in halves] + [(0, half) for half in halves]
+    template, *frames = film(field, [(0, 0), *places], seed=seed)
+    shifts = found_in(white(template, 8, 0.05), frames)
+    np.testing.assert_allclose(shifts, np.negative(places), atol=0.02)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("noise", [None, 0.05, 1.0])
 def test_shifts_are_neither_biased_nor_drawn_to_zero(scene, view, noise, seed):
@@ -79,7 +91,7 @@ def test_shifts_are_neither_biased_nor_drawn_to_zero(scene, view, noise, seed):
 @pytest.mark.parametrize(
     ("field", "photons", "tolerance"),
     # 1.3 times the rms measured over 3 x 40 frames
-    [((96, 128), 20, 0.02), ((96, 128), 4, 0.04), ((257, 301), 4, 0.015), ((37, 53), 20, 0.08)],
+    [((96, 128), 20, 0.04), ((96, 128), 4, 0.06), ((257, 301), 4, 0.023), ((37, 53), 20, 0.09)],
 )
 def test_sub_pixel_shifts_under_photon_noise(film, field, photons, tolerance):
     places = np.random.default_rng(0).uniform(-6, 6, (40, 2))
@@ -176,14 +188,14 @@ def test_noise_agrees_less_than_chance_and_frames_more(film, field, photons):
 
 
 def test_high_pass_sees_past_light_that_does_not_move(film):
-    # one-photon: a vignette fixed to the camera over a scene that moves
-    y, x = np.mgrid[-1:1:96j, -1:1:128j]
-    light = 300 * np.exp(-(y**2 + x**2))
+    # one-photon: dust and uneven light fixed to the camera, 30 times the contrast of the scene
+    dust = ndimage.gaussian_filter(np.random.default_rng(9).normal(size=(96, 128)), 6.0)
+    light = 30 * (dust - dust.min()) / dust.std()
     places = np.random.default_rng(0).uniform(-6, 6, (10, 2))
     template, *frames = (film((96, 128), [(0, 0), *places]) + light).astype(np.float32)
-    # frames are compared as they are, under white noise: the vignette outweighs the scene
     assert rms(found_in(white(template, 8, 1.0), frames) + places) > 1
-    assert rms(found_in(white(template, 8, 1.0, high_pass=4.0), frames) + places) < 0.1
+    # 0.08 px: what is left of the light draws to 0 a little
+    assert rms(found_in(white(template, 8, 1.0, high_pass=2.0), frames) + places) < 0.12
 
 
 # ---------------------------------------------------------------------------------------- volumes
@@ -191,8 +203,6 @@ def test_high_pass_sees_past_light_that_does_not_move(film):
 
 def volumes(scene, places, planes=6, field=(37, 53), photons=None):
     """Frames (n, z, y, x) of a scene whose content lies at `places` (n, 3): z, y, x."""
-    from scipy import ndimage
-
     margin = (4, 10, 10)
     sizes = tuple(n + 2 * m for n, m in zip((planes, *field), margin, strict=True))
     larger = ndimage.gaussian_filter1d(scene(sizes), 0.8, axis=0)

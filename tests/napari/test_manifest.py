@@ -53,6 +53,9 @@ def test_a_form_has_each_parameter_with_its_unit_bounds_and_meaning(
         if each.choices:
             assert field.choices == each.choices
             continue
+        if each.type is str:
+            assert field.value == each.default
+            continue
         low = each.above if each.minimum is None else each.minimum
         assert field.min == low or low is None
         assert field.max == each.maximum or each.maximum is None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zarr
 
 from napari_calcium.errors import InputError
 from napari_calcium.io.session import Session
@@ -40,7 +41,7 @@ from napari_calcium.pipeline.stages import STAGES
         ),
         (
             {"motion_correction": {"method": "rigit"}},
-            "motion_correction.method is 'rigit'; it must be one of 'rigid', 'none'",
+            "motion_correction.method is 'rigit'; it must be one of 'piecewise', 'rigid', 'none'",
         ),
         (
             {"dff": 3},
@@ -155,6 +156,19 @@ class TestOfSession:
         for stage in STAGES:
             assert used.parameters(stage.name) == recipe.parameters(stage.name)
             assert used.tables[stage.name] == recipe.parameters(stage.name).to_mapping()
+
+    def test_what_an_earlier_version_asked_is_left_out(
+        self, session_path: Path, recipe: Recipe
+    ) -> None:
+        """So that one can go on with its session."""
+        group = zarr.open_group(session_path, path="motion_correction")
+        stored = {**group.attrs["parameters"], "given_up": 1.15}
+        group.attrs["parameters"] = stored
+        session = Session(session_path)
+        session.update_attrs({"recipe": session.attrs["recipe"] | {"motion_correction": stored}})
+        for asked in (False, True):
+            used = Recipe.of_session(session, asked=asked)
+            assert used.parameters("motion_correction") == recipe.parameters("motion_correction")
 
     def test_an_empty_session_has_none(self, tmp_path: Path) -> None:
         session = Session.create(tmp_path / "s.zarr", {"source": []})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
+from napari_calcium.io.tiff import UNREADABLE
 
 __all__ = ["read_image"]
 
@@ -46,12 +48,16 @@ def read_image(path: str | Path) -> NDArray[Any]:
         raise InputError(f"there is no image {str(path)!r}; give an existing .tif or .npy file")
     try:
         image = _read(path)
-    except (OSError, ValueError, EOFError, tifffile.TiffFileError) as error:
+    except (*UNREADABLE, TokenError) as error:
         raise InputError(f"{path} cannot be read as an image; give a .tif or .npy file") from error
     image = np.squeeze(image)
-    if image.ndim not in (2, 3) or image.dtype.kind not in "buif":
+    if image.ndim not in (2, 3):
         raise InputError(
             f"{path} has the shape {image.shape}; give one image (y, x) or one volume (z, y, x)"
+        )
+    if image.dtype.kind not in "buif":
+        raise InputError(
+            f"{path} has pixels of type {image.dtype}; save it as integers or real numbers"
         )
     return image
 

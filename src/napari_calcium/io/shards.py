@@ -90,6 +90,8 @@ class ShardedFrames:
             return np.asarray(self._array[index])
         box = tuple(_ends(part, n) for part, n in zip(parts, self.shape, strict=True))
         frames = self._read(box)
+        if all(isinstance(part, slice) for part in parts):
+            return frames
         return frames[tuple(slice(None) if isinstance(part, slice) else 0 for part in parts)]
 
     def _read(self, box: Box) -> NDArray[Any]:

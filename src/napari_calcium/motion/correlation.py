@@ -14,13 +14,18 @@ import scipy.fft
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["Band", "MatchedFilter", "Windows", "finite", "for_numba"]
+from napari_calcium.movie import blocks
+
+__all__ = ["PIXELS_AT_ONCE", "Band", "MatchedFilter", "Windows", "finite", "for_numba"]
 
 CUTOFF = 0.35
 """Highest spatial frequency used for the estimate, cycles per px; above it is mostly noise."""
 
 TAPER = 0.25
 """Part of each side, at either end, over which a window fades out before it is transformed."""
+
+PIXELS_AT_ONCE = 2**17
+"""Pixels that are transformed together: their arrays stay in the cache, and need no new memory."""
 
 TRUST = 0.1
 """How much of the template's own power counts as noise: no frequency is trusted without limit."""
@@ -125,12 +130,17 @@ class Band:
             Rough level of the frame, taken away before rounding to float32; whatever it is, the
             mean of a window does not count.
         """
-        cut = np.empty((len(windows.tops), *windows.size), np.float32)
-        _cut(frame, windows.planes, windows.tops, windows.lefts, level, self.taper, cut)
-        half = scipy.fft.rfft(cut, axis=2, workers=1)[:, :, : len(self.x)]
-        full = scipy.fft.fft(half, axis=1, workers=1)
-        spectra = np.empty((len(cut), len(self.y), len(self.x)), np.complex64)
-        _select(full, self.rows, self.leak, spectra)
+        count = len(windows.tops)
+        spectra = np.empty((count, len(self.y), len(self.x)), np.complex64)
+        at_once = max(1, PIXELS_AT_ONCE // self.taper.size)
+        buffer = np.empty((min(count, at_once), *windows.size), np.float32)
+        for part in blocks(count, at_once):
+            cut = buffer[: part.stop - part.start]
+            where = windows.planes[part], windows.tops[part], windows.lefts[part]
+            _cut(frame, *where, level, self.taper, cut)
+            half = scipy.fft.rfft(cut, axis=2, workers=1)[:, :, : len(self.x)]
+            full = scipy.fft.fft(half, axis=1, workers=1)
+            _select(full, self.rows, self.leak, spectra[part])
         return spectra
 
 
@@ -270,7 +280,7 @@ class MatchedFilter:
     def _weights(self) -> Floats:
         return self.band.weights / self.noise
 
-    @property
+    @cached_property
     def independence(self) -> float:
         """Part of the frequencies that are independent: the taper ties neighbours together."""
         return 1 / float((self.band.taper**4).mean())

@@ -10,12 +10,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from napari_calcium.motion.correlation import (
+    PIXELS_AT_ONCE,
     Band,
     MatchedFilter,
     Windows,
     finite,
     for_numba,
 )
+from napari_calcium.movie import blocks
 
 __all__ = ["RigidFilter", "chance_agreement"]
 
@@ -97,8 +99,9 @@ class RigidFilter:
     def shifts(self, frames: NDArray[Any]) -> tuple[Floats, Floats]:
         """Return the shift of each frame, and how well it agrees with the template.
 
-        A frame whose highest correlation is not at lag 0 is laid over the template by whole pixels
-        and compared again, so that the taper hides the same part of the scene in both.
+        A frame whose highest correlation is not at lag 0, or 1 where a large field is halved, is
+        laid over the template by whole pixels and compared again, so that the taper hides the same
+        part of the scene in both.
 
         Parameters
         ----------
@@ -115,8 +118,10 @@ class RigidFilter:
         shifts = np.zeros((len(frames), 3), np.float32)
         agreement = np.zeros(len(frames), np.float32)
         source = for_numba(frames)
-        for index, frame in enumerate(source):
-            shifts[index], agreement[index] = self._shift(_joined(finite(frame), self.factor))
+        pixels = self.matched.windows.size[0] * self.matched.windows.size[1] * frames.shape[1]
+        for group in blocks(len(frames), max(1, PIXELS_AT_ONCE // pixels)):
+            small = np.stack([_joined(finite(frame), self.factor) for frame in source[group]])
+            shifts[group], agreement[group] = self._shifts(small)
         limits = np.array([self.max_shift_z, self.max_shift, self.max_shift], np.float32)
         rounded = np.rint(shifts * self.upsampling) / np.float32(self.upsampling)
         return rounded.clip(-limits, limits).astype(np.float32), agreement
@@ -126,39 +131,58 @@ class RigidFilter:
         spectra = self.matched.spectra(_joined(finite(for_numba(frame)), self.factor))
         return np.asarray((np.abs(spectra) ** 2).mean(axis=0))
 
-    def _shift(self, frame: Floats) -> tuple[NDArray[np.float64], float]:
-        """Return the shift (z, y, x) of one frame, and its agreement."""
-        spectra = self.matched.spectra(frame)
-        if not (norms := self.matched.norms(spectra)).any():
-            return np.zeros(3), 0.0
-        products, weight, maps, plane = self._best_plane(spectra, norms)
-        whole = np.array(np.unravel_index(maps.argmax(), maps.shape)[1:]) - self.matched.max_lag
-        if whole.any():
-            spectra = self.matched.spectra(frame, whole[0], whole[1])
-            norms = self.matched.norms(spectra)
-            products, weight, maps, plane = self._best_plane(spectra, norms)
-            near = slice(self.matched.max_lag - 1, self.matched.max_lag + 2)
-            maps = maps[:, near, near]
-        lag = whole + self.matched.peaks(products, maps)[0]
-        peak = float(maps.max())
-        shift = -np.array([plane, *(self.factor * lag)])
-        return shift, peak / weight if weight > 0 else 0.0
+    def _shifts(self, small: NDArray[Any]) -> tuple[NDArray[np.float64], Floats]:
+        """Return the shifts (n, 3) of a few frames (n, z, y, x), and their agreement."""
+        products, maps, agreement, plane = self._compared(small, np.zeros((len(small), 2), int))
+        highest = maps.reshape(len(maps), -1).argmax(axis=1)
+        whole = np.stack(np.divmod(highest, maps.shape[2]), axis=1) - self.matched.max_lag
+        moved = np.abs(whole).max(axis=1) > self.factor - 1  # by 1 px of a large field: no matter
+        whole[~moved] = 0
+        if moved.any():
+            again = self._compared(small[moved], whole[moved])
+            products[moved], maps[moved], agreement[moved], plane[moved] = again
+        near = slice(max(0, self.matched.max_lag - 2), self.matched.max_lag + 3)
+        lags = whole + self.matched.peaks(products, maps[:, near, near])
+        shifts = -np.column_stack([plane, self.factor * lags])
+        shifts[agreement == 0] = 0
+        return shifts, agreement
 
-    def _best_plane(self, spectra: Complex, norms: Floats) -> tuple[Complex, float, Floats, float]:
-        """Return products, norm, correlation and lag in planes where these agree best."""
-        n = len(spectra)
+    def _compared(
+        self, small: NDArray[Any], whole: NDArray[np.int64]
+    ) -> tuple[Complex, Floats, Floats, NDArray[np.float64]]:
+        """Compare frames, moved by whole px (n, 2), at the lag in planes where they agree best.
+
+        Returns products of spectra, correlation, agreement, and that lag, (n, ...) each.
+        """
+        count, n = small.shape[:2]
+        tops, lefts = (np.repeat(each, n) for each in whole.T)
+        there = Windows(np.arange(count * n), tops, lefts, self.matched.windows.size)
+        planes = small.reshape(-1, *small.shape[2:])
+        spectra = self.matched.band.spectra(planes, there, self.matched.level)
+        norms = self.matched.norms(spectra).reshape(count, n)
+        spectra = spectra.reshape(count, n, *spectra.shape[1:])
         deepest = min(self.max_shift_z, n - 1)
-        found = []
-        for lag in range(-deepest, deepest + 1):
-            here, there = slice(max(0, lag), n + min(0, lag)), slice(max(0, -lag), n - max(0, lag))
-            products = (spectra[here] * self.matched.filters[there]).sum(axis=0, keepdims=True)
-            squares = [float((part**2).sum()) for part in (norms[here], self.matched.norm[there])]
-            weight = float(np.sqrt(squares[0] * squares[1]))
-            maps = self.matched.maps(products)
-            found.append((products, weight, maps, maps.max() / weight if weight > 0 else 0.0))
-        best = int(np.argmax([agreement for *_, agreement in found]))
-        plane = best - deepest + _vertex([agreement for *_, agreement in found], best)
-        return *found[best][:3], plane
+        found = [self._at_plane(spectra, norms, lag) for lag in range(-deepest, deepest + 1)]
+        agreements = np.stack([agreement for _, _, agreement in found])
+        best = agreements.argmax(axis=0)
+        products, maps, agreement = (
+            np.stack([found[lag][part][index] for index, lag in enumerate(best)])
+            for part in range(3)
+        )
+        tops_z = [_vertex(each, lag) for each, lag in zip(agreements.T, best, strict=True)]
+        return products, maps, agreement, best - deepest + np.array(tops_z)
+
+    def _at_plane(
+        self, spectra: Complex, norms: Floats, lag: int
+    ) -> tuple[Complex, Floats, Floats]:
+        """Return products, correlation and agreement of frames at one lag in planes."""
+        n = spectra.shape[1]
+        here, there = slice(max(0, lag), n + min(0, lag)), slice(max(0, -lag), n - max(0, lag))
+        products = np.einsum("nzyx,zyx->nyx", spectra[:, here], self.matched.filters[there])
+        maps = self.matched.maps(products)
+        weight = np.sqrt((norms[:, here] ** 2).sum(1) * (self.matched.norm[there] ** 2).sum())
+        peaks = maps.max(axis=(1, 2))
+        return products, maps, np.where(weight > 0, peaks / np.where(weight > 0, weight, 1), 0)
 
 
 def chance_agreement(found: RigidFilter) -> float:
@@ -181,7 +205,7 @@ def _factor(shape: tuple[int, ...]) -> int:
     return 2 if min(shape[1:]) >= LARGE else 1
 
 
-def _vertex(values: list[float], peak: int) -> float:
+def _vertex(values: Floats, peak: int) -> float:
     """Place of a parabola's top relative to the largest of equidistant values."""
     if not 0 < peak < len(values) - 1:
         return 0.0

@@ -22,11 +22,11 @@ def stack(widget: QWidget, kind: type[QWidget]) -> None:
     if dock is None:
         return
     window = dock.parentWidget()
-    for other in window.findChildren(kind):
-        beside = dock_of(other)
-        if other is not widget and beside is not None and not beside.isFloating():
-            window.tabifyDockWidget(beside, dock)
-            break
+    docks = (dock_of(other) for other in window.findChildren(kind) if other is not widget)
+    others = [each for each in docks if each is not None and not each.isFloating()]
+    tabs = window.tabifiedDockWidgets(dock)
+    if others and not any(other in tabs for other in others):  # twice would part it from its tabs
+        window.tabifyDockWidget(others[0], dock)
     dock.raise_()
 
 

@@ -18,6 +18,7 @@ from napari_calcium.io.session import Session
 __all__ = [
     "ACCEPTED_OUTLINES",
     "CELLS",
+    "IMAGES",
     "KEY",
     "MOVIES",
     "LayerData",
@@ -27,7 +28,9 @@ __all__ = [
     "metadata_of",
     "of_these_cells",
     "outlines",
+    "preview_layer",
     "recording_layer",
+    "recording_offset",
     "session_layers",
     "session_name",
 ]
@@ -40,7 +43,8 @@ KEY = "napari_calcium"
 
 CELLS = "cells"
 ACCEPTED_OUTLINES = "accepted outlines"
-MOVIES = {"movie/frames": "recording", "motion_correction/frames": "corrected"}
+RECORDING = "movie/frames"
+MOVIES = {RECORDING: "recording", "motion_correction/frames": "corrected"}
 SUMMARY_IMAGES = {f"summary_images/{name}": name for name in ("mean", "max", "std", "correlation")}
 IMAGES = (*MOVIES, *SUMMARY_IMAGES)
 
@@ -177,6 +181,39 @@ def recording_layer(recording: Recording, sources: list[str]) -> LayerData:
     return _image(recording.frames, first.stem, about, contrast_limits(recording.frames))
 
 
+def preview_layer(
+    frames: Any, start: int, offset: tuple[int, int], limits: tuple[float, float]
+) -> LayerData:
+    """Return the preview of a stretch as a layer that lies on the recording.
+
+    Parameters
+    ----------
+    frames : array (time, y, x) or (time, z, y, x)
+        The corrected frames of the stretch, of the recording's field.
+    start : int
+        Number of its first frame.
+    offset : tuple of int
+        Where the recording lies: see `recording_offset`.
+    limits : tuple of float
+        The values to show black and white, those of the recording.
+    """
+    layer = _image(frames, "preview", {"preview": True}, limits)
+    layer[1]["translate"] = (start, *_place(frames.ndim - 1, offset))
+    return layer
+
+
+def recording_offset(session: Session) -> tuple[int, int]:
+    """Return where the recording lies (y, x), px, so that the corrected movie lies at 0.
+
+    That is (0, 0), but for a corrected movie that was cropped to what every frame saw.
+    """
+    record = session.record("motion_correction")
+    if record is None or record.parameters.get("borders") != "crop":
+        return 0, 0
+    (top, _), (left, _) = session.group_attrs("motion_correction")["valid_region"]
+    return -int(top), -int(left)
+
+
 def layer_digests(session: Session) -> dict[str, str]:
     """Return what of a session can be shown, from the bottom to the top, and what identifies it.
 
@@ -188,9 +225,12 @@ def layer_digests(session: Session) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        For each layer, by its name in `session_layers`, the digests of the stages it shows.
+        For each layer, by its name in `session_layers`, the digests of the stages it shows, and
+        where it lies, if not at 0.
     """
     digests = {name: _digest(session, name.split("/")[0]) for name in IMAGES}
+    if any(offset := recording_offset(session)):
+        digests[RECORDING] += str(offset)
     digests[CELLS] = _digest(session, "source_extraction")
     if of_these_cells(session, "component_evaluation"):
         digests[CELLS] += _digest(session, "component_evaluation")
@@ -231,11 +271,22 @@ def _session_layer(session: Session, name: str, digests: Mapping[str, str]) -> L
         topmost = [movie for movie in MOVIES if movie in digests][-1]
         limits = contrast_limits(session.array(name))  # not by Dask, whose cache is the window's
         frames = session.movie(name).frames
-        return _image(frames, MOVIES[name], about, limits, visible=name == topmost)
+        visible = name == topmost
+        if name != RECORDING:
+            return _image(frames, MOVIES[name], about, limits, visible)
+        place = _place(frames.ndim, recording_offset(session))
+        layer = _image(frames, MOVIES[name], {**about, "translate": place}, limits, visible)
+        layer[1]["translate"] = place
+        return layer
     if name in SUMMARY_IMAGES:
         image = session.read(name)
         return _image(image, SUMMARY_IMAGES[name], about, contrast_limits(image), visible=False)
     return _labels(session, about) if name == CELLS else _outlines_layer(session, about)
+
+
+def _place(ndim: int, offset: tuple[int, int]) -> tuple[int, ...]:
+    """Return an offset (y, x) as that of a layer of so many axes."""
+    return (*[0] * (ndim - 2), *offset)
 
 
 def _image(

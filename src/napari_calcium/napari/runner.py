@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -21,7 +22,9 @@ from napari_calcium.napari.viewing import (
 from napari_calcium.napari.worker_process import WorkerProcess
 from napari_calcium.pipeline.stages import stage_named
 
-__all__ = ["Request", "Runner", "progress_text", "runner_of"]
+__all__ = ["PreviewRequest", "Request", "Runner", "progress_text", "runner_of"]
+
+T = TypeVar("T")
 
 MILLISECONDS_BETWEEN_POLLS = 50
 ENDINGS = ("done", "refused", "failed", "died", "cancelled")
@@ -41,18 +44,35 @@ class Request:
         return {**vars(self), "sources": list(self.sources)}
 
 
+@dataclass(frozen=True)
+class PreviewRequest:
+    """Motion correction of a stretch, into a folder; the session is only read."""
+
+    session: str
+    sources: tuple[str, ...]
+    recipe: dict[str, dict[str, Any]]
+    start: int
+    stop: int
+    folder: str
+
+    def message(self) -> dict[str, Any]:
+        """Return the request as the worker takes it."""
+        return {**vars(self), "sources": list(self.sources), "kind": "preview"}
+
+
 class Runner(QObject):  # type: ignore[misc]
     """The worker of one viewer, and the run it is at.
 
     Signals
     -------
-    started(Request)
-        A run began.
+    started(Request or PreviewRequest)
+        A run or a preview began.
     progressed(dict)
         A stage's ``stage``, ``done`` and ``total`` tasks, and the ``seconds`` since it began.
     ended(dict)
-        ``{"state": "done", "stages", ...}``, or refused, failed, died or cancelled with
-        ``"message"``; the layers are up to date by then.
+        ``{"state": "done", "stages", ...}``, of a preview ``{"state": "done", "preview"}``, or
+        refused, failed, died or cancelled with ``"message"``; the layers that show the session are
+        up to date by then.
     """
 
     started = Signal(object)
@@ -62,7 +82,7 @@ class Runner(QObject):  # type: ignore[misc]
     def __init__(self, viewer: Any, parent: QObject) -> None:
         super().__init__(parent)
         self.worker = WorkerProcess()
-        self.request: Request | None = None
+        self.request: Request | PreviewRequest | None = None
         self._viewer = viewer
         self._stage, self._since = "", 0.0
         self._threads = ThreadPoolExecutor(1)
@@ -77,8 +97,20 @@ class Runner(QObject):  # type: ignore[misc]
         """Whether a run is going on."""
         return self.request is not None
 
-    def start(self, request: Request) -> None:
-        """Begin a run; does nothing while another one goes on."""
+    def warm_up(self, session: str = "") -> None:
+        """Start the worker, so that the first preview, perhaps of a session, is as fast as others.
+
+        Does nothing where it is there already.
+        """
+        if not self.worker.alive:
+            self.worker.request({"kind": "warm_up", "session": session})
+
+    def read(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Call a function in a thread, one after the other."""
+        return self._threads.submit(function, *arguments)
+
+    def start(self, request: Request | PreviewRequest) -> None:
+        """Begin a run or a preview; does nothing while another one goes on."""
         if self.busy:
             return
         self.request = request
@@ -117,6 +149,11 @@ class Runner(QObject):  # type: ignore[misc]
         if answer["state"] in ("refused", "failed", "died"):
             show_error(answer["message"])
         assert self.request is not None
+        if isinstance(self.request, PreviewRequest):  # it changed no session
+            self._timer.stop()
+            self.request = None
+            self.ended.emit(answer)
+            return
         session = self.request.session
         shown = shown_digests(self._viewer, session)
         self._ending = answer, self._threads.submit(changes, session, shown)

@@ -1,37 +1,21 @@
-"""One form for each stage: its parameters, a button that runs it, and how far it is."""
+"""One form for each stage."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from napari.utils.notifications import show_error
-from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import (
-    QComboBox,
-    QFileDialog,
-    QHBoxLayout,
-    QLabel,
-    QListWidget,
-    QProgressBar,
-    QPushButton,
-    QScrollArea,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QFileDialog, QLabel, QListWidget, QWidget
 
 from napari_calcium.errors import InputError
 from napari_calcium.io.session import Session
 from napari_calcium.io.tiff import EXTENSIONS
-from napari_calcium.napari.docking import stack
-from napari_calcium.napari.form import ParametersForm
 from napari_calcium.napari.layers import metadata_of
-from napari_calcium.napari.runner import Request, progress_text, runner_of
-from napari_calcium.napari.viewing import outdated_stages
-from napari_calcium.pipeline.recipe import Recipe
-from napari_calcium.pipeline.stages import Stage, stage_named
+from napari_calcium.napari.motion_widget import MotionCorrectionWidget
+from napari_calcium.napari.runner import Request
+from napari_calcium.napari.stage_form import StageWidget, button, row
+from napari_calcium.pipeline.stages import stage_named
 
 __all__ = [
     "ComponentEvaluationWidget",
@@ -43,176 +27,6 @@ __all__ = [
     "SummaryImagesWidget",
     "new_session_path",
 ]
-
-
-class StageWidget(QWidget):  # type: ignore[misc]
-    """The form of one stage, in a dock of a viewer.
-
-    Parameters
-    ----------
-    napari_viewer : napari.Viewer
-        The viewer; its layers tell the session, and the results become layers of it.
-    """
-
-    stage: ClassVar[Stage]
-
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__()
-        self.viewer = napari_viewer
-        self.runner = runner_of(napari_viewer)
-        self.form = ParametersForm(self.stage.parameters)
-        self.session_line = _session_line()
-        self.run_button = QPushButton("Run")
-        self.cancel_button = QPushButton("Cancel")
-        self.progress_bar = QProgressBar()
-        self.status = _wrapped("")
-        self._mine = self._placed = False
-        self._lay_out()
-        self._connect()
-        self._show_state()
-        for layer in napari_viewer.layers:
-            self.follow(layer)
-
-    @property
-    def session_path(self) -> str:
-        """The session's folder, as the form says."""
-        return str(self.session_line.currentText()).strip()
-
-    @session_path.setter
-    def session_path(self, path: str | Path) -> None:
-        if self.session_line.findText(str(path)) < 0:
-            self.session_line.addItem(str(path))
-        self.session_line.setCurrentText(str(path))
-
-    def follow(self, layer: Any) -> None:
-        """Take the session from a layer that shows one."""
-        session = metadata_of(layer).get("session")
-        if session and session != self.session_path:
-            self.session_path = session
-
-    def run(self) -> None:
-        """Ask the worker for this stage, and for those before it that are not finished."""
-        try:
-            request = self._request()
-        except InputError as error:
-            self.status.setText(str(error))
-            show_error(str(error))
-            return
-        self._mine = True
-        self.status.setText("Starting the worker")
-        self.runner.start(request)
-
-    def sources(self) -> list[str]:
-        """Return the files to import; none, but for the import."""
-        return []
-
-    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Become a tab of the other forms when this one is shown first."""
-        super().showEvent(event)
-        if not self._placed:
-            self._placed = True
-            QTimer.singleShot(0, self._place)
-
-    def _place(self) -> None:
-        stack(self, StageWidget)
-
-    def show_recorded(self) -> None:
-        """Show the parameters with which this stage of the session was run, if it was."""
-        if Session.is_session(self.session_path):
-            record = Session(self.session_path).record(self.stage.group)
-            if record is not None:
-                self.form.set_values(record.parameters)
-
-    def _request(self) -> Request:
-        """Return what the form asks for.
-
-        Raises
-        ------
-        InputError
-            If a parameter or the session cannot be used.
-        """
-        path = self.session_path
-        if not path:
-            raise InputError("session is not given; import a recording or choose a session")
-        recipe = Recipe()
-        if Session.is_session(path):
-            recipe = Recipe.of_session(Session(path))
-        recipe = recipe.with_values(self.stage.name, self.form.values())
-        recipe.parameters(self.stage.name)
-        tables = {stage: dict(values) for stage, values in recipe.tables.items()}
-        return Request(path, tuple(self.sources()), tables, self.stage.name)
-
-    def _lay_out(self) -> None:
-        layout = QVBoxLayout(self)
-        layout.addWidget(_wrapped(self.stage.summary))
-        for widget in self._above():
-            layout.addWidget(widget)
-        layout.addLayout(_row(QLabel("Session"), self.session_line, self._browse_button()))
-        layout.addWidget(_scrolled(self.form.native), stretch=1)
-        layout.addLayout(_row(self.run_button, self.cancel_button))
-        layout.addWidget(self.progress_bar)
-        layout.addWidget(self.status)
-
-    def _above(self) -> list[QWidget]:
-        """Return what stands above the session's line."""
-        return []
-
-    def _browse_button(self) -> QPushButton:
-        return _button("...", "Choose the session's folder", self._browse)
-
-    def _browse(self) -> None:
-        if path := QFileDialog.getExistingDirectory(self, "Session", self.session_path):
-            self.session_path = path
-
-    def _connect(self) -> None:
-        self.run_button.clicked.connect(self.run)
-        self.cancel_button.clicked.connect(self.runner.cancel)
-        self.session_line.currentTextChanged.connect(self.show_recorded)
-        self.runner.started.connect(self._on_started)
-        self.runner.progressed.connect(self._on_progressed)
-        self.runner.ended.connect(self._on_ended)
-        inserted, callback = self.viewer.layers.events.inserted, self._on_inserted
-        inserted.connect(callback)
-        self.destroyed.connect(lambda: inserted.disconnect(callback))
-
-    def _on_inserted(self, event: Any) -> None:
-        self.follow(event.value)
-
-    def _on_started(self, request: Request) -> None:
-        self._show_state()
-
-    def _on_progressed(self, progress: dict[str, Any]) -> None:
-        if self._mine:
-            text = progress_text(progress)
-            self.progress_bar.setRange(0, progress["total"] if progress["done"] else 0)
-            self.progress_bar.setValue(progress["done"])
-            self.progress_bar.setFormat(text)
-            self.status.setText(text)
-
-    def _on_ended(self, answer: dict[str, Any]) -> None:
-        if self._mine:
-            self.status.setText(answer.get("message") or self._finished(answer))
-        self._mine = False
-        self._show_state()
-
-    def _finished(self, answer: dict[str, Any]) -> str:
-        """Say how a run went, and what it left behind the times."""
-        stages = [stage for stage in answer["stages"] if not stage["skipped"]]
-        said = f"Done in {sum(stage['seconds'] for stage in stages):.1f} s."
-        if not stages:
-            said = "Done before with these parameters; nothing had to be computed."
-        outdated = [stage.title for stage in outdated_stages(Session(self.session_path))]
-        if outdated:
-            said += f" Run again, their inputs have changed: {', '.join(outdated)}."
-        return said
-
-    def _show_state(self) -> None:
-        """Enable what can be pressed now."""
-        self.run_button.setEnabled(not self.runner.busy)
-        self.cancel_button.setEnabled(self.runner.busy and self._mine)
-        if not (self.runner.busy and self._mine):
-            self.progress_bar.setRange(0, 1)
-            self.progress_bar.reset()
 
 
 class ImportWidget(StageWidget):
@@ -254,13 +68,13 @@ class ImportWidget(StageWidget):
         self.source_list.setMaximumHeight(80)
         self.source_list.setToolTip("The recording: its files in the order of time")
         buttons = QWidget()
-        row = _row(
+        line = row(
             QLabel("Recording"),
-            _button("Files...", "Open the TIFF files of one recording", self._choose_files),
-            _button("Zarr...", "Open a recording in a .zarr folder", self._choose_folder),
+            button("Files...", "Open the TIFF files of one recording", self._choose_files),
+            button("Zarr...", "Open a recording in a .zarr folder", self._choose_folder),
         )
-        buttons.setLayout(row)
-        row.setContentsMargins(0, 0, 0, 0)
+        buttons.setLayout(line)
+        line.setContentsMargins(0, 0, 0, 0)
         return [buttons, self.source_list]
 
     def _choose_files(self) -> None:
@@ -271,12 +85,6 @@ class ImportWidget(StageWidget):
     def _choose_folder(self) -> None:
         path = QFileDialog.getExistingDirectory(self, "Recording", "")
         self.open([path] if path else [])
-
-
-class MotionCorrectionWidget(StageWidget):
-    """The form of motion correction."""
-
-    stage = stage_named("motion_correction")
 
 
 class SummaryImagesWidget(StageWidget):
@@ -319,43 +127,3 @@ def new_session_path(sources: list[str]) -> str:
     name = f"{first.stem}_session.zarr" if first.suffix == ".zarr" else f"{first.stem}.zarr"
     folder = first.parent if os.access(first.parent, os.W_OK) else Path.home()
     return str(folder / name)
-
-
-def _session_line() -> QComboBox:
-    line = QComboBox()
-    line.setEditable(True)
-    line.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-    line.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    line.setMinimumContentsLength(12)
-    line.lineEdit().setPlaceholderText("folder of the session, *.zarr")
-    line.setToolTip("Folder that holds the recording and all results")
-    return line
-
-
-def _button(text: str, tooltip: str, clicked: Callable[[], None]) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tooltip)
-    button.clicked.connect(clicked)
-    return button
-
-
-def _row(*widgets: QWidget) -> QHBoxLayout:
-    row = QHBoxLayout()
-    for widget in widgets:
-        row.addWidget(widget, stretch=1 if isinstance(widget, QComboBox) else 0)
-    return row
-
-
-def _wrapped(text: str) -> QLabel:
-    label = QLabel(text)
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    return label
-
-
-def _scrolled(widget: QWidget) -> QScrollArea:
-    area = QScrollArea()
-    area.setWidgetResizable(True)
-    area.setFrameShape(QScrollArea.Shape.NoFrame)
-    area.setWidget(widget)
-    return area

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from napari.settings import get_settings
-from napari.utils.theme import get_theme
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_calcium.io.session import VARIABLES, Session
 from napari_calcium.napari.cell_traces import CellTraces, read_cell
 from napari_calcium.napari.docking import put_at_bottom
 from napari_calcium.napari.layers import ACCEPTED_OUTLINES, CELLS, metadata_of
+from napari_calcium.napari.time_plots import TimePlots
 from napari_calcium.napari.viewing import shown_layer
 
 __all__ = ["TracesWidget"]
 
-RAW, DENOISED, DFF, CURSOR = "#8a8f98", "#ff8f3f", "#4fb3ff", "#ffd84d"
+RAW, DENOISED, DFF = "#8a8f98", "#ff8f3f", "#4fb3ff"
 MARK = (1.0, 1.0, 1.0, 1.0)
 PIXELS_OF_A_CLICK = 3
 HINT = "Click on a cell to see its traces"
@@ -49,22 +49,20 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         self.cell_id: int | None = None
         self.cell: CellTraces | None = None
         self._marked: tuple[Any, int, Any] | None = None
-        self._plots = pg.GraphicsLayoutWidget()
-        self._title = self._plots.addLabel(HINT, row=0, col=0, justify="left")
-        self._key = self._plots.addLabel(KEY_TO_COLOURS, row=0, col=1, justify="right")
-        self.fluorescence = self._plots.addPlot(row=1, col=0, colspan=2)
-        self.dff = self._plots.addPlot(row=2, col=0, colspan=2)
+        units = VARIABLES["source_extraction/traces"].units
+        self._plots = TimePlots(napari_viewer, KEY_TO_COLOURS, (f"F ({units})", "dF/F"))
+        self._plots.title = HINT
+        self.fluorescence, self.dff = self._plots.plots
+        self.cursors = self._plots.cursors
         self._unplaced = DOCK not in get_settings().application.plugin_widget_positions
         self._lay_out()
         self.curves = self._curves()
-        self.cursors = [self._cursor(plot) for plot in (self.fluorescence, self.dff)]
         self._connect()
-        self._show_theme()
 
     @property
     def title(self) -> str:
         """What is written above the traces."""
-        return str(self._title.text)
+        return self._plots.title
 
     def show_cell(self, layer: Any, cell_id: int) -> None:
         """Show a cell of a layer of cells; a cell that does not exist clears the plots."""
@@ -72,7 +70,7 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         self.layer, self.cell_id = layer, cell_id
         self.cell = read_cell(session, cell_id)
         cell = self.cell
-        self._title.setText(cell.title if cell else HINT)
+        self._plots.title = cell.title if cell else HINT
         for name, curve in self.curves.items():
             values = getattr(cell, name) if cell else None
             curve.setData(*((cell.seconds, values) if cell and values is not None else ([], [])))
@@ -80,7 +78,7 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         self._mark()
         if cell:
             self.fluorescence.setXRange(0, cell.seconds[-1], padding=0.01)
-        self._follow_slider()
+        self._plots.follow(session.frame_rate)
 
     def _mark(self) -> None:
         """Outline the cell in white, and the one before as it was."""
@@ -109,28 +107,13 @@ class TracesWidget(QWidget):  # type: ignore[misc]
     def _show_dff(self, there: bool) -> None:
         """Show the lower plot, and the time below whichever plot is the lowest."""
         self.dff.setVisible(there)
-        self.fluorescence.showLabel("bottom", not there)
-        self.fluorescence.getAxis("bottom").setStyle(showValues=not there)
+        self._plots.label_time(self.dff if there else self.fluorescence)
 
     def _lay_out(self) -> None:
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._plots)
         self.setMinimumHeight(180)
-        units = VARIABLES["source_extraction/traces"].units
-        self.fluorescence.setLabel("left", f"F ({units})")
-        self.dff.setLabel("left", "dF/F")
-        for plot in (self.fluorescence, self.dff):
-            plot.setLabel("bottom", "time (s)")
-            plot.setDownsampling(auto=True, mode="peak")
-            plot.setClipToView(True)
-            plot.setMouseEnabled(x=True, y=False)
-            plot.enableAutoRange(axis="y")
-            plot.hideButtons()
-            for side in ("left", "bottom"):
-                plot.getAxis(side).enableAutoSIPrefix(False)
-            plot.getAxis("left").setWidth(64)
-        self.dff.setXLink(self.fluorescence)
         self._show_dff(False)
 
     def _curves(self) -> dict[str, Any]:
@@ -141,22 +124,10 @@ class TracesWidget(QWidget):  # type: ignore[misc]
             "dff": self.dff.plot(pen=pg.mkPen(DFF, width=1)),
         }
 
-    def _cursor(self, plot: Any) -> Any:
-        pen = pg.mkPen(CURSOR, width=1, style=Qt.PenStyle.DashLine)
-        cursor = pg.InfiniteLine(0, movable=True, pen=pen)
-        plot.addItem(cursor, ignoreBounds=True)
-        cursor.sigDragged.connect(self._move_slider)
-        return cursor
-
     def _connect(self) -> None:
         """Follow the viewer until this widget is destroyed."""
-        events = self.viewer.layers.events, self.viewer.dims.events
-        pairs = [
-            (events[0].inserted, self._on_inserted),
-            (events[0].removed, self._on_removed),
-            (events[1].current_step, self._follow_slider),
-            (self.viewer.events.theme, self._show_theme),
-        ]
+        events = self.viewer.layers.events
+        pairs = [(events.inserted, self._on_inserted), (events.removed, self._on_removed)]
         callbacks, on_click = self.viewer.mouse_drag_callbacks, self._on_click
         callbacks.append(on_click)
         for emitter, callback in pairs:
@@ -185,7 +156,8 @@ class TracesWidget(QWidget):  # type: ignore[misc]
     def _on_removed(self, event: Any) -> None:
         if event.value is self.layer:
             self.layer = self.cell_id = self.cell = None
-            self._title.setText(HINT)
+            self._plots.follow(0)
+            self._plots.title = HINT
             for curve in self.curves.values():
                 curve.setData([], [])
             self._mark()
@@ -222,31 +194,6 @@ class TracesWidget(QWidget):  # type: ignore[misc]
                 layer.selected_label = int(label)
                 self.show_cell(layer, int(label) - 1)
                 return
-
-    def _follow_slider(self, event: Any = None) -> None:
-        """Put the cursors at the frame that the viewer shows."""
-        dims = self.viewer.dims
-        if self.layer is None or dims.ndim < 3:
-            return
-        rate = Session(metadata_of(self.layer)["session"]).frame_rate
-        for cursor in self.cursors:
-            cursor.setValue(dims.current_step[dims.ndim - 3] / rate)
-
-    def _move_slider(self, cursor: Any) -> None:
-        if self.layer is not None and self.viewer.dims.ndim >= 3:
-            rate = Session(metadata_of(self.layer)["session"]).frame_rate
-            frame = round(cursor.value() * rate)
-            self.viewer.dims.set_current_step(self.viewer.dims.ndim - 3, frame)
-
-    def _show_theme(self, event: Any = None) -> None:
-        theme = get_theme(self.viewer.theme)
-        text = theme.text.as_hex()
-        self._plots.setBackground(theme.background.as_hex())
-        self._title.setText(self._title.text, color=text)
-        for plot in (self.fluorescence, self.dff):
-            for side in ("left", "bottom"):
-                plot.getAxis(side).setPen(text)
-                plot.getAxis(side).setTextPen(text)
 
 
 def _recolour(outlines: Any, row: int, colour: Any) -> None:

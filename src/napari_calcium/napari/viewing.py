@@ -12,11 +12,15 @@ from napari.layers import Layer
 
 from napari_calcium.io.session import Session
 from napari_calcium.napari.layers import (
+    IMAGES,
     KEY,
     MOVIES,
     LayerData,
+    contrast_limits,
     layer_digests,
     metadata_of,
+    preview_layer,
+    recording_offset,
     session_layers,
     session_name,
 )
@@ -27,7 +31,9 @@ __all__ = [
     "changes",
     "hide_recording",
     "outdated_stages",
+    "preview_of",
     "show_changes",
+    "show_preview",
     "shown_digests",
     "shown_layer",
     "warm_up",
@@ -129,6 +135,48 @@ def hide_recording(viewer: Any, sources: list[str]) -> None:
             layer.visible = False
 
 
+def preview_of(viewer: Any) -> Any:
+    """Return the layer that shows a preview, or None."""
+    found = [layer for layer in viewer.layers if metadata_of(layer).get("preview")]
+    return found[0] if found else None
+
+
+def show_preview(viewer: Any, frames: Any, start: int, session: str, recording: Any) -> None:
+    """Show a preview above the movies and images, and below the cells, in place of an earlier one.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        The viewer; its slider is moved to the stretch if it is not there.
+    frames : array (time, y, x) or (time, z, y, x)
+        The corrected frames.
+    start : int
+        Number of the first in the recording.
+    session : str
+        The session, if there is one.
+    recording : napari.layers.Image or None
+        The layer that shows the recording, whose contrast is taken.
+    """
+    offset = recording_offset(Session(session)) if Session.is_session(session) else (0, 0)
+    limits = contrast_limits(frames) if recording is None else recording.contrast_limits
+    new = Layer.create(*preview_layer(frames, start, offset, tuple(limits)))
+    earlier = preview_of(viewer)
+    if earlier is not None and earlier.ndim == new.ndim:
+        earlier.data, earlier.translate = new.data, new.translate  # contrast stays as it was set
+        earlier.visible = True
+    else:
+        shown = _shown(viewer, session) if session else {}
+        below = [layer for name, layer in shown.items() if name in IMAGES]
+        below += [recording] if recording is not None else []
+        places = [viewer.layers.index(layer) + 1 for layer in below]
+        if earlier is not None:
+            viewer.layers.remove(earlier)
+        viewer.layers.insert(max(places, default=len(viewer.layers)), new)
+    axis = viewer.dims.ndim - frames.ndim
+    if not start <= viewer.dims.point[axis] < start + len(frames):
+        viewer.dims.set_point(axis, start)
+
+
 def outdated_stages(session: Session) -> list[Stage]:
     """Return the finished stages whose inputs were computed anew since, in the order they run."""
     groups = {stage.name: stage.group for stage in STAGES}
@@ -163,6 +211,9 @@ def _renew(viewer: Any, layer: Any, layer_data: LayerData) -> None:
         viewer.layers.insert(index, Layer.create(data, attributes | {"visible": visible}, kind))
         return
     layer.data = data
+    if "translate" in attributes:  # moved from where it lies, wherever a person put it
+        moved = np.subtract(attributes["translate"], metadata_of(layer)["translate"])
+        layer.translate = layer.translate + moved
     layer.metadata = {**layer.metadata, **attributes["metadata"]}
     for name in ("contrast_limits", "features"):
         if name in attributes:
