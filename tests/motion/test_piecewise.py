@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from scipy import ndimage
 
 from napari_calcium.motion.correlation import Band
@@ -34,6 +34,7 @@ def nearest_whole(place):
 # ------------------------------------------------------------------------------------------- grid
 
 
+@settings(deadline=None)
 @given(
     height=st.integers(8, 700),
     width=st.integers(8, 700),

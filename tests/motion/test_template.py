@@ -7,7 +7,7 @@ import dask.array as da
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from scipy import ndimage
 
 from napari_calcium.errors import InputError
@@ -56,6 +56,7 @@ def shifts_of(reference, parameters, frames):
 # ---------------------------------------------------------------------------------------- samples
 
 
+@settings(deadline=None, max_examples=60)
 @given(n_frames=st.integers(1, 5000), n=st.integers(1, 300))
 def test_samples_are_as_many_as_asked_and_evenly_spread(n_frames, n):
     frames = da.arange(n_frames, chunks=-1).reshape(n_frames, 1, 1)

@@ -119,11 +119,11 @@ def test_an_unknown_stage_is_answered_with_the_nearest(name: str, said: str) -> 
 
 
 MOVING = SimulationParameters(
-    height=96, width=128, n_frames=140, frame_rate=10.0, n_cells=12, n_out_of_focus=0,
+    height=72, width=98, n_frames=140, frame_rate=10.0, n_cells=12, n_out_of_focus=0,
     motion_rigid=4.0, motion_piecewise=2.0, photons=40.0,
 )  # fmt: skip
 RATE = {"import": {"frame_rate": 10.0}}
-PATCHES = {"patch_size": 48, "patch_overlap": 16}
+PATCHES = {"patch_size": 40, "patch_overlap": 12}
 Frames = NDArray[Any]
 Correct = Callable[..., Session]
 
@@ -271,7 +271,7 @@ class TestMethods:
         for workers in (1, 2):
             path = tmp_path / f"{workers}.zarr"
             source = tmp_path / f"movie_{workers}.zarr"
-            chunks = (7, 96, 30) if workers == 1 else (140, 11, 128)
+            chunks = (7, 72, 30) if workers == 1 else (140, 11, 98)
             zarr.create_array(source, data=moving, chunks=chunks)
             run(path, [source], recipe=recipe, until="motion_correction", workers=workers)
         assert_identical(tmp_path / "1.zarr", tmp_path / "2.zarr")
@@ -308,8 +308,8 @@ class TestBorders:
         assert frames.shape == (140, y1 - y0, x1 - x0)
         np.testing.assert_array_equal(frames, nearest[:, y0:y1, x0:x1])
         lost = np.ptp(simulation.truth.shifts_piecewise, axis=(0, 1, 2))
-        np.testing.assert_allclose((96 - (y1 - y0), 128 - (x1 - x0)), lost, atol=2.5)
-        assert session.read("motion_correction/template").shape == (96, 128)
+        np.testing.assert_allclose((72 - (y1 - y0), 98 - (x1 - x0)), lost, atol=2.5)
+        assert session.read("motion_correction/template").shape == (72, 98)
 
     def test_minimum_differs_at_the_borders_only(self, session_of_moving: Path) -> None:
         nearest = correct(session_of_moving, **PATCHES).read("motion_correction/frames")
@@ -425,10 +425,10 @@ class TestTemplateFile:
     @pytest.mark.parametrize(
         ("values", "said"),
         [
-            (np.ones((37, 53)), r"template is 37 x 53 px but the field is 96 x 128 px; give a"),
-            (np.ones((3, 96, 128)), r"template is 3 x 96 x 128 px but the field is 96 x 128 px"),
-            (np.full((96, 128), 3.0), r"template is the same everywhere; give an image of the"),
-            (np.ones(96), r"has the shape \(96,\); give one image \(y, x\) or one volume"),
+            (np.ones((37, 53)), r"template is 37 x 53 px but the field is 72 x 98 px; give a"),
+            (np.ones((3, 72, 98)), r"template is 3 x 72 x 98 px but the field is 72 x 98 px"),
+            (np.full((72, 98), 3.0), r"template is the same everywhere; give an image of the"),
+            (np.ones(72), r"has the shape \(72,\); give one image \(y, x\) or one volume"),
         ],
     )
     def test_one_that_does_not_fit(
@@ -453,7 +453,7 @@ class TestBadFrames:
         bad = [0, 17, 18, 60, 139]
         frames[[0, 17]] = 0
         frames[18] = 65535
-        frames[60] = np.where(np.arange(96)[:, None] < 40, 65535, frames[60])
+        frames[60] = np.where(np.arange(72)[:, None] < 30, 65535, frames[60])
         frames[139] = 7
         good = correct(session_of_moving, method=method, **PATCHES).shifts()
         with_frames(session_of_moving, frames)
@@ -524,10 +524,10 @@ class TestRefusal:
 
     def test_too_large_a_shift(self, session_of_moving: Path) -> None:
         with pytest.raises(InputError) as said:
-            correct(session_of_moving, max_shift=49)
+            correct(session_of_moving, max_shift=37)
         assert str(said.value) == (
-            "motion_correction.max_shift is 49 px but the field is 96 x 128 px; "
-            "set max_shift to at most 48 px"
+            "motion_correction.max_shift is 37 px but the field is 72 x 98 px; "
+            "set max_shift to at most 36 px"
         )
 
     def test_patches_that_overlap_whole(self, session_of_moving: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import tifffile
 
 from napari_calcium.io.session import Session
+from napari_calcium.pipeline.preview import read_preview
 
 RECIPE = {"import": {"frame_rate": 10.0}}
 
@@ -98,6 +99,33 @@ def test_a_bug_is_answered_with_its_traceback(worker: Worker, tmp_path: Path) ->
     assert failed["state"] == "failed"
     assert failed["message"].startswith("TypeError: ")
     assert "Traceback" in failed["traceback"]
+
+
+def test_a_preview_is_answered_with_its_folder(worker: Worker, movie: Path, tmp_path: Path) -> None:
+    session, folder = str(tmp_path / "s.zarr"), str(tmp_path / "preview")
+    (warm,) = worker.asked(kind="warm_up", session=session)
+    assert warm == {"state": "warm"}
+    asked = {"kind": "preview", "session": session, "start": 8, "stop": 48, "folder": folder}
+    (refused,) = worker.asked(**asked)
+    assert refused["state"] == "refused"
+    assert "holds no movie" in refused["message"]
+    answers = worker.asked(**asked, sources=[str(movie)])
+    assert {answer["stage"] for answer in answers[:-1]} == {"motion_correction"}
+    assert answers[-1] == {"state": "done", "preview": folder}
+    assert read_preview(folder).frames.shape == (40, 37, 53)
+    assert not Path(session).exists()
+
+
+def test_a_preview_takes_the_values_of_its_recipe(
+    worker: Worker, movie: Path, tmp_path: Path
+) -> None:
+    asked = {"kind": "preview", "session": "", "sources": [str(movie)], "start": 0, "stop": 40}
+    recipe = {"motion_correction": {"max_shift": 30}}
+    (refused,) = worker.asked(**asked, folder=str(tmp_path), recipe=recipe)
+    assert refused["message"].startswith("max_shift is 30 px but the field is 37 x 53 px")
+    recipe = {"motion_correction": {"method": "none"}}
+    assert worker.asked(**asked, folder=str(tmp_path), recipe=recipe)[-1]["state"] == "done"
+    assert not read_preview(tmp_path).shifts.rigid.any()
 
 
 def test_the_worker_ends_when_its_input_ends(worker: Worker) -> None:

@@ -15,6 +15,9 @@ from napari_calcium.io.tiff import UNREADABLE
 
 __all__ = ["read_image"]
 
+DAMAGED: tuple[type[Exception], ...] = (*UNREADABLE, TokenError)
+"""What tifffile and NumPy raise on a damaged file."""
+
 
 def read_image(path: str | Path) -> NDArray[Any]:
     """Read one image of a field, or one volume.
@@ -48,7 +51,7 @@ def read_image(path: str | Path) -> NDArray[Any]:
         raise InputError(f"there is no image {str(path)!r}; give an existing .tif or .npy file")
     try:
         image = _read(path)
-    except (*UNREADABLE, TokenError) as error:
+    except DAMAGED as error:
         raise InputError(f"{path} cannot be read as an image; give a .tif or .npy file") from error
     image = np.squeeze(image)
     if image.ndim not in (2, 3):

@@ -56,7 +56,7 @@ STRIP = 16
 FRAMES_PER_SUM = 2**15
 """Frames whose 16-bit values cannot overflow a sum of 32 bits."""
 
-FRAMES_PER_PRODUCT = 32
+PIXELS_PER_PRODUCT = 2048
 ROWS_PER_PRODUCT = 8
 HALF_LIMIT = 6e4
 
@@ -513,14 +513,16 @@ def _row_strips(height: int, factor: int) -> Iterator[slice]:
 def _means(sampled: list[NDArray[np.float16]], weights: Floats) -> Floats:
     """Weighted sums (weight, y', x') of the sampled frames."""
     field = sampled[0].shape[1:]
-    sums = np.zeros((len(weights), field[0] * field[1]), np.float32)
-    done = 0
-    for part in sampled:
-        for first in range(0, len(part), FRAMES_PER_PRODUCT):
-            frames = part[first : first + FRAMES_PER_PRODUCT].astype(np.float32)
-            sums += weights[:, done : done + len(frames)] @ frames.reshape(len(frames), -1)
-            done += len(frames)
+    flat = [part.reshape(len(part), -1) for part in sampled]
+    sums = np.empty((len(weights), field[0] * field[1]), np.float32)
+    for strip in _strips(sums.shape[1], PIXELS_PER_PRODUCT):
+        pixels = np.concatenate([part[:, strip] for part in flat], dtype=np.float32)
+        sums[:, strip] = weights @ pixels
     return sums.reshape(len(weights), *field)
+
+
+def _strips(n: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def _flow(means: Floats, seen: NDArray[np.bool_], factors: NDArray[np.int64]) -> float:

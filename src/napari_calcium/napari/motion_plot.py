@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
+from napari_calcium.napari.band import Band
 from napari_calcium.napari.motion_traces import Figure, MotionTraces
 from napari_calcium.napari.time_plots import TimePlots
 
@@ -49,8 +50,8 @@ class MotionPlot(QWidget):  # type: ignore[misc]
     ----------
     curves : dict of str to pyqtgraph.PlotDataItem
         The shifts along "z", "y" and "x", and the correlation "before" and "after".
-    ranges : dict of str to (PlotDataItem, PlotDataItem)
-        The least and the largest shift of the patches along "y" and "x".
+    bands : dict of str to Band
+        The range of the patches' shifts along "y" and "x".
     flags : list of pyqtgraph.VTickGroup
         The marks of flagged frames.
     """
@@ -61,7 +62,7 @@ class MotionPlot(QWidget):  # type: ignore[misc]
         self._time_plots = TimePlots(viewer, "", ("shift (px)", "correlation"))
         self.shift_plot, self.correlation_plot = self._time_plots.plots
         self.cursors = self._time_plots.cursors
-        self.ranges = {axis: self._range(axis) for axis in ("y", "x")}
+        self.bands = {axis: self._band(axis) for axis in ("y", "x")}
         self.curves = self._curves()
         self.flags = [self._flags(plot) for plot in self._time_plots.plots]
         self.figures = QLabel()
@@ -99,10 +100,11 @@ class MotionPlot(QWidget):  # type: ignore[misc]
         for axis in AXES:
             values = motion.shifts.get(axis) if motion else None
             _set(self.curves[axis], motion, values)
-        for axis, curves in self.ranges.items():
-            both = motion.ranges.get(axis, (None, None)) if motion else (None, None)
-            for curve, values in zip(curves, both, strict=True):
-                _set(curve, motion, values)
+        for axis, band in self.bands.items():
+            if motion and axis in motion.ranges:
+                band.show(motion.times, *motion.ranges[axis])
+            else:
+                band.clear()
 
     def _show_correlation(self, motion: MotionTraces | None) -> None:
         for name in ("before", "after"):  # without flagged frames, which would set the scale
@@ -125,16 +127,13 @@ class MotionPlot(QWidget):  # type: ignore[misc]
             curves[name] = self.correlation_plot.plot(pen=pg.mkPen(colour, width=1))
         return curves
 
-    def _range(self, axis: str) -> tuple[Any, Any]:
-        """Return the two curves that a band is drawn between."""
+    def _band(self, axis: str) -> Band:
         shade = pg.mkColor(AXES[axis])
         shade.setAlpha(SHADE)
-        low, high = (self.shift_plot.plot(pen=pg.mkPen(shade)) for _ in range(2))
-        self.shift_plot.addItem(pg.FillBetweenItem(low, high, brush=shade))
-        return low, high
+        return Band(self.shift_plot, shade)
 
     def _flags(self, plot: Any) -> Any:
-        flags = pg.VTickGroup(yrange=[0, HEIGHT_OF_A_FLAG], pen=pg.mkPen(FLAGGED, width=2))
+        flags = pg.VTickGroup(yrange=[0, HEIGHT_OF_A_FLAG], pen=pg.mkPen(FLAGGED))
         plot.addItem(flags, ignoreBounds=True)
         return flags
 

@@ -30,7 +30,8 @@ STAGE = "motion_correction"
 FRAMES, MOTION = "frames.npy", "motion.npz"
 
 FRAMES_PER_BLOCK = 32
-"""Frames moved by one task: a preview is short, and all workers are to have a part of it."""
+"""Frames moved by one task: a preview is short, and all workers are to have a part of it. Also the
+distance of the frames that flow and principal motion would be taken from."""
 
 IN_MEMORY = 2**29
 """A stretch of fewer bytes than this is read once; a larger one by each pass over it."""
@@ -209,10 +210,9 @@ def _stretch(movie: Movie, time: slice, workers: int | None) -> Movie:
 
 def _measured_before(movie: Movie, template: Delayed) -> list[Delayed]:
     """Return lazily what is measured of the frames as they are."""
-    n_frames = movie.n_frames
     return [
-        movie.apply(measure, template, block.start, n_frames, time=block)
-        for block in blocks(n_frames, FRAMES_PER_BLOCK)
+        movie.apply(measure, template, block.start, FRAMES_PER_BLOCK, time=block)
+        for block in blocks(movie.n_frames, FRAMES_PER_BLOCK)
     ]
 
 
@@ -221,7 +221,7 @@ def _measured_after(movie: Movie, template: Delayed, target: _FramesFile) -> lis
     parts = movie.frames.to_delayed(optimize_graph=False).ravel()
     starts = np.cumsum((0, *movie.frames.chunks[0][:-1]))
     return [
-        delayed(_stored_and_measured)(part, target, template, int(start), movie.n_frames)
+        delayed(_stored_and_measured)(part, target, template, int(start))
         for start, part in zip(starts, parts, strict=True)
     ]
 
@@ -231,10 +231,9 @@ def _stored_and_measured(
     target: _FramesFile,
     template: NDArray[Any],
     start: int,
-    n_frames: int,
 ) -> Measurements:
     target.write(start, frames)
-    return measure(frames, template, start, n_frames)
+    return measure(frames, template, start, FRAMES_PER_BLOCK)
 
 
 @dataclass(frozen=True)
