@@ -39,7 +39,8 @@ RECORDINGS = {
     "512 x 512 x 2000": {"height": 512, "width": 512, "n_frames": 2000, "n_cells": 342},
 }
 PHOTONS = (1, 2, 4, 8, 16, 32)
-MARGIN = 20
+MARGIN, LARGEST = 30, 10
+"""What is cut off the real recording on each side, and the largest shift added, px."""
 
 
 def main() -> None:
@@ -122,7 +123,7 @@ def injected(folder: Path) -> Table:
     frames = recording.frames.compute()
     random = np.random.default_rng(5)
     shifts = np.rint(np.cumsum(random.normal(0, 1.5, (len(frames), 2)), axis=0))
-    shifts = np.rint(MARGIN / 2 * np.sin(shifts / 6)).astype(int)
+    shifts = np.rint(LARGEST * np.sin(shifts / 6)).astype(int)
     table = Table("real recording, known whole px added", "rms added", "rms left", "largest left")
     for method in ("rigid", "piecewise"):
         still, moved = (found(crops(frames, each), method) for each in (0 * shifts, shifts))

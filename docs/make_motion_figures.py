@@ -18,7 +18,7 @@ from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.run import run
 
 FRAME_RATE = 20.0
-ONE_PHOTON = {"high_pass": 6.0, "smoothing": 1.5}
+ONE_PHOTON = {"method": "rigid", "high_pass": 10.0, "smoothing": 3.0, "max_shift": 6}
 ZOOM = slice(100, 200), slice(80, 200)
 
 
@@ -38,6 +38,11 @@ def draw(session: Session, path: Path) -> None:
 
     movies = [session.movie(name) for name in ("movie/frames", "motion_correction/frames")]
     means = [np.asarray(movie.frames.mean(axis=0)) for movie in movies]
+    measures = session.group_attrs("motion_correction")
+    motion = [session.read(f"motion_correction/principal_motion_{w}") for w in ("before", "after")]
+    sys.stdout.write(f"principal motion {motion[0].mean():.3f} -> {motion[1].mean():.3f} px; ")
+    sys.stdout.write(f"crispness {measures['crispness_before']:.3f}")
+    sys.stdout.write(f" -> {measures['crispness_after']:.3f}\n")
     figure = plt.figure(figsize=(10, 7.5), layout="constrained")
     panels = figure.subplot_mosaic([["a", "b"], ["c", "d"], ["e", "e"]], height_ratios=[3, 3, 1.6])
     for names, part in (("ab", (slice(None), slice(None))), ("cd", ZOOM)):
@@ -51,15 +56,11 @@ def draw(session: Session, path: Path) -> None:
 
 
 def plot_shifts(session: Session, panel: Any) -> None:
-    """Draw the shifts of the frames and the range of those of the patches."""
+    """Draw the shifts of the frames."""
     shifts = session.shifts()
-    assert shifts.piecewise is not None
     seconds = np.arange(shifts.n_frames) / session.frame_rate
-    patches = shifts.piecewise.reshape(shifts.n_frames, -1, 2)
     for axis, name in enumerate("yx"):
-        (line,) = panel.plot(seconds, shifts.rigid[:, axis], lw=0.7, label=f"shift {name}")
-        low, high = patches[..., axis].min(axis=1), patches[..., axis].max(axis=1)
-        panel.fill_between(seconds, low, high, color=line.get_color(), alpha=0.25, lw=0)
+        panel.plot(seconds, shifts.rigid[:, axis], lw=0.7, label=f"shift {name}")
     panel.set(xlabel="time (s)", ylabel="px", xlim=(0, seconds[-1]))
     panel.legend(loc="upper right", ncols=2)
 

@@ -55,6 +55,16 @@ def finished(movie_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
+@pytest.fixture(scope="session")
+def cropped(movie_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A session of that recording whose corrected movie is cropped; not to be changed."""
+    path = tmp_path_factory.mktemp("session") / "cropped.zarr"
+    correction = {"borders": "crop", "patch_size": 24, "patch_overlap": 8}
+    recipe = Recipe({"import": {"frame_rate": FRAME_RATE}, "motion_correction": correction})
+    run(path, [movie_path], recipe=recipe, until="motion_correction")
+    return path
+
+
 @pytest.fixture
 def session(finished: Path) -> Session:
     return Session(finished)

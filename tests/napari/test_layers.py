@@ -19,7 +19,9 @@ from napari_calcium.napari.layers import (
     label_image,
     layer_digests,
     outlines,
+    preview_layer,
     recording_layer,
+    recording_offset,
     session_layers,
 )
 from napari_calcium.pipeline.recipe import Recipe
@@ -187,3 +189,34 @@ def test_an_unfinished_session_shows_what_there_is(tmp_path: Path) -> None:
 def test_only_the_layers_asked_for_are_made(session: Session) -> None:
     assert [layer[1]["name"] for layer in session_layers(session, ["cells"])] == ["cells"]
     assert len(layer_digests(session)) == len(session_layers(session))
+
+
+def test_the_recording_lies_where_a_cropped_movie_was_cut_out(cropped: Path) -> None:
+    session = Session(cropped)
+    layers = named(session_layers(session))
+    recorded, attributes, _ = layers["recording"]
+    corrected = layers["corrected"][0]
+    top, left = recording_offset(session)
+    (y0, y1), (x0, x1) = session.group_attrs("motion_correction")["valid_region"]
+    assert (-top, -left) == (y0, x0)
+    assert corrected.shape[1:] == (y1 - y0, x1 - x0) != recorded.shape[1:]
+    assert attributes["translate"] == (0, top, left)
+    assert "translate" not in layers["corrected"][1]
+    # the same cells at the same places of the canvas: the means are alike to motion of some px
+    mean = np.asarray(recorded[..., y0:y1, x0:x1]).mean(axis=0)
+    assert np.corrcoef(mean.ravel(), np.asarray(corrected).mean(axis=0).ravel())[0, 1] > 0.8
+
+
+def test_where_the_recording_lies_is_a_part_of_its_digest(session: Session, cropped: Path) -> None:
+    plain, moved = (layer_digests(each) for each in (session, Session(cropped)))
+    assert recording_offset(session) == (0, 0)
+    assert plain["movie/frames"] == session.record("movie").digest
+    assert moved["movie/frames"] == plain["movie/frames"] + str(recording_offset(Session(cropped)))
+
+
+def test_a_preview_lies_on_the_recording_at_its_frames() -> None:
+    data, attributes, kind = preview_layer(np.zeros((20, 3, 37, 53)), 40, (-2, -5), (1.0, 9.0))
+    assert (kind, data.shape) == ("image", (20, 3, 37, 53))
+    assert attributes["translate"] == (40, 0, -2, -5)
+    assert attributes["contrast_limits"] == (1.0, 9.0)
+    assert attributes["axis_labels"] == ("time", "z", "y", "x")

@@ -136,7 +136,7 @@ def test_a_stretch_outside_of_the_recording_is_refused(
 
 def test_a_folder_that_cannot_be_written_is_refused(movie: Movie, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(InputError, match="the preview cannot be written to .*taken"):
+    with pytest.raises(InputError, match=r"the preview cannot be written to .*taken"):
         preview(movie, PARAMETERS, START, STOP, tmp_path / "taken")
 
 

@@ -207,7 +207,7 @@ class MatchedFilter:
         spectra = band.spectra(template, windows, level)
         power = (np.abs(spectra) ** 2).mean(axis=0)
         total = TRUST * power + (power if noise is None else noise)
-        total = np.maximum(total, 1e-6 * total.max() + np.finfo(np.float32).tiny)
+        total = np.maximum(total, 1e-6 * (total.max() or 1.0))
         weights = (band.weights / total).astype(np.float32)
         norm = np.sqrt(_weighted_power(spectra, weights))
         filters = np.conj(spectra) * weights
@@ -289,10 +289,12 @@ class MatchedFilter:
         """Return the variance (window, 2, 2) of lags that noise of this power leaves, px^2."""
         y, x = 2 * np.pi * self.band.y[:, None], 2 * np.pi * self.band.x[None, :]
         squares = np.stack([y * y + 0 * x, y * x, y * x, 0 * y + x * x]).reshape(4, -1).T
-        power = np.abs(self.filters) ** 2 / np.maximum(self.band.weights, 1e-9)
+        power = np.abs(self.filters) ** 2
         shape = (len(power), 2, 2)
-        bend = ((power * self.noise).reshape(len(power), -1) @ squares).reshape(shape)
-        spread = ((power * noise).reshape(len(power), -1) @ squares).reshape(shape)
+        template = power * self.noise / np.maximum(self.band.weights, 1e-9)
+        bend = (template.reshape(len(power), -1) @ squares).reshape(shape)
+        half = np.where(self.band.x > 0, 2, 1)  # one of two equal frequencies stands for both
+        spread = ((power * noise / half).reshape(len(power), -1) @ squares).reshape(shape)
         inverse = np.linalg.pinv(bend.astype(np.float64), hermitian=True)
         variance: NDArray[np.float64] = inverse @ spread @ inverse / self.independence
         return variance

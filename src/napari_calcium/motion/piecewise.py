@@ -206,7 +206,9 @@ class PiecewiseFilter:
         """Return the shift (patch, 2) of each patch of a frame (z, y, x)."""
         whole = np.rint(rigid).astype(np.int64)
         windows, (height, width) = self.matched.windows, self.grid.size
-        planes = (windows.planes - whole[0]).clip(0, len(frame) - 1)
+        planes = windows.planes - whole[0]
+        outside = (planes < 0) | (planes >= len(frame))
+        planes = planes.clip(0, len(frame) - 1)
         tops, lefts = windows.tops - whole[1], windows.lefts - whole[2]
         inside_y = tops.clip(0, frame.shape[1] - height)
         inside_x = lefts.clip(0, frame.shape[2] - width)
@@ -222,8 +224,9 @@ class PiecewiseFilter:
             weights = neighbours[unsure]
             products[unsure] = np.tensordot(weights, products, 1)
             maps[unsure] = np.tensordot(weights, maps, 1)
-        lags: Doubles = whole[1:] - self.matched.peaks(products, maps)
-        return lags
+        shifts: Doubles = whole[1:] - self.matched.peaks(products, maps)
+        shifts[outside] = rigid[1:]  # there is nothing to see
+        return shifts
 
     def _margins(self, maps: Floats) -> Floats:
         """Return by how much the log-likelihood of the best lag exceeds that of distant ones."""
@@ -277,7 +280,7 @@ def without_noise(shifts: Floats, covariance: Doubles, usable: NDArray[np.bool_]
     clean = np.empty_like(flat)
     for part in blocks(len(flat), FRAMES_PER_PART):
         along = ((flat[part] - centre) @ whiten) @ directions
-        kept = along * gain
+        kept = along * np.where(gain > 0, np.maximum(gain, _beyond(along, values)), 0)
         rest = along[:, gain == 0]
         kept[:, gain == 0] = rest * _excess(rest)[:, None]
         clean[part] = (kept @ directions.T) @ colour.T + centre
@@ -290,6 +293,12 @@ def _gains(values: Doubles, ratio: float) -> Doubles:
     free = values + 1 - ratio
     true = (free + np.sqrt(np.maximum(free**2 - 4 * values, 0))) / 2
     return np.where(values > 1.02 * edge, 1 - 1 / np.maximum(true, 1), 0.0)
+
+
+def _beyond(along: Doubles, values: Doubles) -> Doubles:
+    """Return the part that is not noise of what lies far outside of all else in a direction."""
+    power = along**2
+    return np.where(power > 9 * np.maximum(values, 1), 1 - 1 / np.maximum(power, 1), 0.0)
 
 
 def _excess(rest: Doubles) -> Doubles:

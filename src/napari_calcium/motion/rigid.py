@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,8 @@ class RigidFilter:
         band = Band.of(small.shape[1:], high_pass / factor, smoothing / factor)
         lag = -(-max_shift // factor)
         matched = MatchedFilter.of(small, Windows.whole(small.shape), band, lag, noise)
+        if small.min() == small.max():  # what is left of it is rounding, which agrees with itself
+            matched = replace(matched, norm=np.zeros_like(matched.norm))
         return cls(matched, factor, max_shift, max_shift_z, upsampling)
 
     def shifts(self, frames: NDArray[Any]) -> tuple[Floats, Floats]:
@@ -144,6 +146,8 @@ class RigidFilter:
         near = slice(max(0, self.matched.max_lag - 2), self.matched.max_lag + 3)
         lags = whole + self.matched.peaks(products, maps[:, near, near])
         shifts = -np.column_stack([plane, self.factor * lags])
+        flat = small.min(axis=(1, 2, 3)) == small.max(axis=(1, 2, 3))
+        agreement[flat] = 0
         shifts[agreement == 0] = 0
         return shifts, agreement
 

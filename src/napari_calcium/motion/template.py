@@ -54,6 +54,9 @@ FEW_VALUES = 16
 SETTLED = 0.02
 """Change of the shifts from one pass to the next, rms, at which passes end, px."""
 
+COARSE = 3.0
+"""Blur by which the pattern of a camera's pixels goes and cells stay, px."""
+
 LEAST_NOISE = 1e-3
 """Part of the power of frames that counts as noise even where they all agree."""
 
@@ -71,18 +74,27 @@ class Reference:
     ----------
     template : ndarray (y, x) or (z, y, x), float32
         What a frame without motion looks like, in the movie's unit.
+    scale : tuple of float
+        What the template has to be multiplied by, and what added, to be in the frames' unit.
     rigid_noise, patch_noise : ndarray (y, x frequency), float32, optional
         Power of what frames and patches have and the template has not.
+    coarse_motion : float
+        How many times as large the motion is if only coarse detail is looked at; far above 1 where
+        fine detail does not move with the tissue, as the pattern of a camera's pixels; NaN where
+        that could not be told.
     """
 
     template: Floats
+    scale: tuple[float, float] = (1.0, 0.0)
     rigid_noise: Floats | None = None
     patch_noise: Floats | None = None
+    coarse_motion: float = float("nan")
 
     @property
     def volume(self) -> Floats:
-        """The template as planes (z, y, x)."""
-        return self.template if self.template.ndim == 3 else self.template[None]
+        """The template as planes (z, y, x), in the frames' unit."""
+        image = self.template * np.float32(self.scale[0]) + np.float32(self.scale[1])
+        return image if image.ndim == 3 else image[None]
 
     def rigid_filter(self, parameters: MotionCorrectionParameters) -> RigidFilter:
         """Return what finds the shifts of whole frames."""
@@ -210,25 +222,20 @@ def sampled_frames(movie: Movie, n: int) -> list[Delayed]:
     >>> import dask.array as da
     >>> frames = da.arange(300).reshape(300, 1, 1)
     >>> [part.compute().ravel().tolist() for part in sampled_frames(Movie(frames, 1.0), 6)]
-    [[32, 96], [160, 224], [267, 289]]
+    [[25, 75, 125], [175, 225], [275]]
     """
     if movie.n_frames == 0:
         raise InputError("the movie has 0 frames; give one with at least 1 frame")
-    n = min(n, movie.n_frames)
     runs = list(blocks(movie.n_frames, FRAMES_PER_RUN))
-    chosen = _evenly(len(runs), RUNS)
-    sizes = np.diff(np.rint(np.linspace(0, n, len(chosen) + 1)).astype(int))
+    read = [runs[run] for run in _evenly(len(runs), RUNS)]
+    frames = np.concatenate([np.arange(run.start, run.stop) for run in read])
+    chosen = frames[_evenly(len(frames), n)]
+    inside = [chosen[(chosen >= run.start) & (chosen < run.stop)] - run.start for run in read]
     return [
-        _sampled(movie, runs[run], int(size))
-        for run, size in zip(chosen, sizes, strict=True)
-        if size
+        movie.apply(np.take, those, 0, time=run)
+        for run, those in zip(read, inside, strict=True)
+        if len(those)
     ]
-
-
-def _sampled(movie: Movie, run: slice, n: int) -> Delayed:
-    """Return lazily n evenly spaced frames of a run."""
-    frames = _evenly(run.stop - run.start, n)
-    return movie.apply(np.take, frames, 0, time=run)
 
 
 def _evenly(n: int, count: int) -> NDArray[np.int64]:
@@ -293,6 +300,8 @@ def make_reference(
         alike = _most_alike(stack)
         template = _mean([stack[alike[: max(1, round(SEED_PART * len(stack)))]]])
     reference = Reference(finite(np.asarray(template, np.float32)))
+    if given:
+        reference = _scaled(reference, _mean([stack]))
     found = reference.rigid_filter(parameters)
     powers = [found.power(frame) for frame in as_planes(stack)]
     reference = replace(reference, rigid_noise=np.mean(powers, axis=0))  # none is aligned yet
@@ -305,11 +314,41 @@ def make_reference(
         if last:
             break
         before = shifts.rigid
+    coarse = _coarse_motion(stack, reference, parameters)
+    reference = replace(reference, coarse_motion=coarse)
     if piecewise:
         shifts, agree = _piecewise_shifts(stack, reference, parameters, centred=not given)
         kept = stack[agree], shifts.of_frames(agree)
         reference = _next(reference, *kept, parameters, given, patches=True)
     return reference
+
+
+def _scaled(reference: Reference, mean: Floats) -> Reference:
+    """Return the reference with its template brought to the unit of a mean of frames."""
+    template = reference.template.astype(np.float64)
+    contrast = template - template.mean()
+    gain = float((contrast * mean).sum() / (contrast**2).sum())
+    gain = gain if gain > 0 else float(mean.std() / template.std())
+    return replace(reference, scale=(gain, float(mean.mean() - gain * template.mean())))
+
+
+def _coarse_motion(
+    stack: NDArray[Any], reference: Reference, parameters: MotionCorrectionParameters
+) -> float:
+    """Return the ratio of the shifts seen in coarse detail to those seen in all."""
+    coarse = replace(
+        parameters,
+        smoothing=max(COARSE, parameters.smoothing),
+        high_pass=parameters.high_pass or 4 * COARSE,
+    )
+    fine, rough = (
+        _rigid_shifts(stack, reference, each, centred=True)[0].rigid[:, -2:].ravel()
+        for each in (parameters, coarse)
+    )
+    moved = np.abs(fine) > np.median(np.abs(fine))
+    if parameters.smoothing >= COARSE or not moved.any() or np.abs(fine).max() < SETTLED:
+        return float("nan")
+    return float(np.median(rough[moved] / fine[moved]))
 
 
 def _settled(shifts: Floats, before: Floats | None) -> bool:
@@ -424,8 +463,8 @@ def _next(
         one = shifts.of_frames(slice(index, index + 1))
         moved = mean.add(frame, one)
         powers = [sum_ + each.power(moved) for sum_, each in zip(powers, found, strict=True)]
-    template = reference.template if given else mean.image()
-    reference = replace(reference, template=template)
+    image = mean.image()
+    reference = _scaled(reference, image) if given else replace(reference, template=image)
     still = [each.power(reference.volume) for each in found]
     noises = [
         np.maximum(total / len(stack) - steady, LEAST_NOISE * total / len(stack))

@@ -107,17 +107,14 @@ class MotionCorrectionWidget(StageWidget):
         """
         recipe = Recipe().with_values(self.stage.name, self.form.values())
         recipe.parameters(self.stage.name)
-        layer = self._recording_layer()
-        if layer is None:
-            raise InputError("no recording is open; open one, or choose a session with a movie")
-        start, n_frames = self.first_frame.value(), int(layer.data.shape[0])
+        start, n_frames = self.first_frame.value(), self._length()
         if start >= n_frames:
             raise InputError(
                 f"from frame is {start} but the recording has {n_frames} frames; give one of them"
             )
         return PreviewRequest(
             session=self.session_path,
-            sources=tuple(metadata_of(layer).get("sources", ())),
+            sources=tuple(self._about_recording().get("sources", ())),
             recipe={name: dict(values) for name, values in recipe.tables.items()},
             start=start,
             stop=min(start + self.n_frames.value(), n_frames),
@@ -135,10 +132,10 @@ class MotionCorrectionWidget(StageWidget):
     def _show_preview(self, folder: str) -> str:
         """Show what the worker left in a folder, and say what it is."""
         found = read_preview(folder)
-        layer = self._recording_layer()
-        show_preview(self.viewer, found.frames, found.start, self.session_path, layer)
+        recording = self._recording_layer()
+        show_preview(self.viewer, found.frames, found.start, self.session_path, recording)
         self._clear_previews(folder)
-        self.plot.show_motion(motion_of_preview(found, self._frame_rate(layer)))
+        self.plot.show_motion(motion_of_preview(found, self._frame_rate()))
         if self._side.shown:
             self._side.show_also(self._corrected_layers())
         return f"{self.plot.title}; the session is as it was."
@@ -168,10 +165,31 @@ class MotionCorrectionWidget(StageWidget):
         path = self.session_path
         return Session.is_session(path) and Session(path).record("movie") is not None
 
-    def _frame_rate(self, layer: Any) -> float:
+    def _about_recording(self) -> dict[str, Any]:
+        """Return what is known of the layer of the recording, if there is one."""
+        layer = self._recording_layer()
+        return {} if layer is None else metadata_of(layer)
+
+    def _length(self) -> int:
+        """Return how many frames the recording has.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        if self._has_movie():
+            return int(Session(self.session_path).array(RECORDING).shape[0])
+        layer = self._recording_layer()
+        if layer is None:
+            raise InputError("no recording is open; open one, or choose a session with a movie")
+        return int(layer.data.shape[0])
+
+    def _frame_rate(self) -> float:
+        """Return the frame rate of the recording, Hz; 0 where unknown."""
         if self._has_movie():
             return Session(self.session_path).frame_rate
-        return float(metadata_of(layer).get("frame_rate") or 0) if layer is not None else 0.0
+        return float(self._about_recording().get("frame_rate") or 0)
 
     def _corrected_layers(self) -> list[Any]:
         corrected = shown_layer(self.viewer, self.session_path, CORRECTED)
@@ -184,9 +202,14 @@ class MotionCorrectionWidget(StageWidget):
         self._look = QTimer(self)
         self._look.setInterval(MILLISECONDS_BETWEEN_LOOKS)
         self._look.timeout.connect(self._show_read)
-        removed, callback = self.viewer.layers.events.removed, self._on_removed
+        removed, callback, side = self.viewer.layers.events.removed, self._on_removed, self._side
         removed.connect(callback)
-        self.destroyed.connect(lambda: removed.disconnect(callback))
+
+        def leave() -> None:
+            removed.disconnect(callback)
+            side.restore()
+
+        self.destroyed.connect(leave)
 
     def _show_read(self) -> None:
         """Show what was read of the session, unless a preview is being looked at."""

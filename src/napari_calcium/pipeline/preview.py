@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -35,6 +36,9 @@ distance of the frames that flow and principal motion would be taken from."""
 
 IN_MEMORY = 2**29
 """A stretch of fewer bytes than this is read once; a larger one by each pass over it."""
+
+FEW, FEW_PIXELS = 16, 2**20
+"""Frames previewed to warm up, and the most pixels of a frame for that."""
 
 Reporter = Callable[[Progress], None]
 
@@ -189,14 +193,22 @@ def warm_up(session: str | Path = "") -> None:
     Parameters
     ----------
     session : path, optional
-        A session of which a frame is read, if it is one.
+        A session of which a few frames are previewed too, if it is one and they are not large.
+
+    Raises
+    ------
+    InputError
+        As `preview`, for those frames.
     """
-    noise = np.random.default_rng(0).poisson(50, (32, 64, 80)).astype(np.uint16)
-    movie = Movie(da.from_array(noise, name=False), 1.0)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        preview(movie, MotionCorrectionParameters(), 0, 32, folder, workers=1)
+    noise = np.random.default_rng(0).poisson(50, (FEW, 64, 80)).astype(np.uint16)
+    movies = [Movie(da.from_array(noise, name=False), 1.0)]
     if Session.is_session(session) and Session(session).record("movie") is not None:
-        _stretch(Session(session).movie(), slice(0, 1), workers=1)
+        movies.append(Session(session).movie())
+    for movie in movies:
+        if math.prod(movie.field) <= FEW_PIXELS:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                stop = min(FEW, movie.n_frames)
+                preview(movie, MotionCorrectionParameters(), 0, stop, folder)
 
 
 def _stretch(movie: Movie, time: slice, workers: int | None) -> Movie:
