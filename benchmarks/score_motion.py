@@ -39,7 +39,7 @@ RECORDINGS = {
     "512 x 512 x 2000": {"height": 512, "width": 512, "n_frames": 2000, "n_cells": 342},
 }
 PHOTONS = (1, 2, 4, 8, 16, 32)
-MARGIN, LARGEST = 30, 10
+MARGIN, LARGEST = 30, 6
 """What is cut off the real recording on each side, and the largest shift added, px."""
 
 

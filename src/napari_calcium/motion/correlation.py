@@ -229,6 +229,16 @@ class MatchedFilter:
             turned[index] *= np.outer(wave_y, wave_x).astype(np.complex64)
         return turned
 
+    def products(self, spectra: Complex) -> Complex:
+        """Return the products of spectra with the filters, each frequency's amplitude moderated.
+
+        What is far above the noise, as a cell that lights up, counts little more than what is
+        just above it.
+        """
+        products = np.empty_like(spectra)
+        _moderate(spectra, self.filters, self.noise, products)
+        return products
+
     def maps(self, products: Complex) -> Floats:
         """Return the correlation (window, lag y, lag x) at whole lags of products of spectra."""
         waves_y, waves_x = self._whole_lags
@@ -285,18 +295,26 @@ class MatchedFilter:
         """Part of the frequencies that are independent: the taper ties neighbours together."""
         return 1 / float((self.band.taper**4).mean())
 
-    def variance(self, noise: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the variance (window, 2, 2) of lags that noise of this power leaves, px^2."""
+    def variance(self, noise: NDArray[Any], moderated: bool = False) -> NDArray[np.float64]:
+        """Return the variance (window, 2, 2) of lags that noise of this power leaves, px^2.
+
+        `moderated` is for lags found from `products`, otherwise from the mere product.
+        """
         y, x = 2 * np.pi * self.band.y[:, None], 2 * np.pi * self.band.x[None, :]
         squares = np.stack([y * y + 0 * x, y * x, y * x, 0 * y + x * x]).reshape(4, -1).T
         power = np.abs(self.filters) ** 2
-        shape = (len(power), 2, 2)
-        template = power * self.noise / np.maximum(self.band.weights, 1e-9)
-        bend = (template.reshape(len(power), -1) @ squares).reshape(shape)
+        count, weights = len(power), np.maximum(self.band.weights, 1e-9)
+        template = power * self.noise / weights
+        passed = np.ones_like(power)
+        if moderated:
+            passed = 1 / np.sqrt(1 + template / weights + noise / self.noise)
         half = np.where(self.band.x > 0, 2, 1)  # one of two equal frequencies stands for both
-        spread = ((power * noise / half).reshape(len(power), -1) @ squares).reshape(shape)
-        inverse = np.linalg.pinv(bend.astype(np.float64), hermitian=True)
-        variance: NDArray[np.float64] = inverse @ spread @ inverse / self.independence
+        bend = (template * passed).reshape(count, -1) @ squares
+        spread = (power * passed**2 * noise / half).reshape(count, -1) @ squares
+        inverse = np.linalg.pinv(bend.reshape(count, 2, 2).astype(np.float64), hermitian=True)
+        variance: NDArray[np.float64] = (
+            inverse @ spread.reshape(count, 2, 2) @ inverse / self.independence
+        )
         return variance
 
 
@@ -379,6 +397,20 @@ def _select(full, rows, leak, out):  # type: ignore[no-untyped-def]
             source, lost, target = full[window, rows[k]], leak[k], out[window, k]
             for j in range(len(target)):
                 target[j] = source[j] - mean * lost[j]
+
+
+@njit(nogil=True, cache=True)
+def _moderate(spectra, filters, noise, out):  # type: ignore[no-untyped-def]
+    """Multiply spectra, their power limited to that of the noise, with filters."""
+    one = np.float32(1)
+    for window in range(len(spectra)):
+        for k in range(len(noise)):
+            row, factor, target = spectra[window, k], filters[window, k], out[window, k]
+            level = noise[k]
+            for j in range(len(level)):
+                value = row[j]
+                power = value.real * value.real + value.imag * value.imag
+                target[j] = value * factor[j] / np.sqrt(one + power / level[j])
 
 
 @njit(nogil=True, cache=True)

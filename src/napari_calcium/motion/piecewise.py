@@ -19,8 +19,11 @@ from napari_calcium.movie import blocks
 
 __all__ = ["Grid", "PiecewiseFilter", "without_noise"]
 
-CERTAIN = 6.0
-"""By how much the log-likelihood of a patch's best lag must exceed that of any distant lag."""
+CERTAIN = 40.0
+"""By how much the log-likelihood of a patch's best lag must exceed that of any distant lag.
+
+As if all that differs from the template were Gaussian noise; activity is not, so it is large.
+"""
 
 DISTANT = 2
 """Lags further away than this, px, are of another peak."""
@@ -196,7 +199,7 @@ class PiecewiseFilter:
     def covariance(self) -> Doubles:
         """Return the covariance (patch and axis, patch and axis) that noise gives shifts, px^2."""
         noise = self.matched.noise if self.noise is None else self.noise
-        each = np.linalg.cholesky(self.matched.variance(noise) + 1e-9 * np.eye(2))
+        each = np.linalg.cholesky(self.matched.variance(noise, moderated=True) + 1e-9 * np.eye(2))
         shared = self.grid.shared_noise(self.matched.band.taper)
         size = 2 * len(shared)
         covariance = np.einsum("pq,pab,qcb->paqc", shared, each, each)
@@ -215,7 +218,7 @@ class PiecewiseFilter:
         there = Windows(planes, inside_y, inside_x, self.grid.size)
         spectra = self.matched.band.spectra(frame, there, self.matched.level)
         spectra = self.matched.turned(spectra, inside_y - tops, inside_x - lefts)
-        products = spectra * self.matched.filters
+        products = self.matched.products(spectra)
         maps = self.matched.maps(products)
         for _ in range(POOLINGS if len(maps) > 1 else 0):
             unsure = np.flatnonzero(self._margins(maps) < CERTAIN)

@@ -513,7 +513,7 @@ def _row_strips(height: int, factor: int) -> Iterator[slice]:
 def _means(sampled: list[NDArray[np.float16]], weights: Floats) -> Floats:
     """Weighted sums (weight, y', x') of the sampled frames."""
     field = sampled[0].shape[1:]
-    flat = [part.reshape(len(part), -1) for part in sampled]
+    flat = [part.reshape(len(part), math.prod(field)) for part in sampled]
     sums = np.empty((len(weights), field[0] * field[1]), np.float32)
     for strip in _strips(sums.shape[1], PIXELS_PER_PRODUCT):
         pixels = np.concatenate([part[:, strip] for part in flat], dtype=np.float32)
