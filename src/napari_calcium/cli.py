@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Iterator
@@ -125,6 +124,8 @@ def run_command(
     Console().print(_run_table(report))
     if any(stage.stage == "motion_correction" for stage in report.stages):
         typer.echo(_motion_line(Session(session)))
+        if advice := Session(session).motion_advice():
+            typer.echo(advice)
     typer.echo(f"session: {session}")
 
 
@@ -400,7 +401,7 @@ def _motion_line(session: Session) -> str:
             ("crispness", "crispness", ""),
             ("residual_flow", "residual flow", " px"),
         )
-        if math.isfinite(attrs[f"{name}_after"])
+        if f"{name}_before" in attrs and f"{name}_after" in attrs
     ]
     before, after = (
         float(np.median(session.read(f"motion_correction/correlation_{when}")))

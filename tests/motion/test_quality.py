@@ -342,3 +342,15 @@ def test_empty_and_tiny_movies_have_no_motion(field, value):
 def test_nothing_measured_is_an_error():
     with pytest.raises(ValueError, match="nothing"):
         combine([], np.zeros((37, 53), np.float32))
+
+
+def test_a_run_without_sampled_frames_counts_too() -> None:
+    """Runs are shorter than the distance of sampled frames in very long movies."""
+    frames = np.random.default_rng(3).integers(0, 999, (60, 37, 53), np.uint16)
+    template = frames.mean(axis=0, dtype=np.float32)
+    runs = [slice(0, 21), slice(21, 39), slice(39, 60)]
+    parts = [measure(frames[run], template, run.start, 20) for run in runs]
+    assert [len(part.sampled) for part in parts] == [2, 0, 1]
+    assert combine(parts, template).correlation.shape == (60,)
+    whole = combine([measure(frames, template, 0, 20)], template)
+    assert combine(parts, template).crispness == pytest.approx(whole.crispness, rel=1e-6)

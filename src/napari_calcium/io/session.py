@@ -55,6 +55,9 @@ OLD = "old-"
 STAGE_GROUPS = {"import": "movie"}
 """Groups of stages that have another name than their stage."""
 
+MUCH_MORE_MOTION = 1.5
+"""Motion in coarse detail relative to that in all, above which fine detail does not move."""
+
 OUTSIDE = ("source", "files")
 """Inputs of stages that are no stages."""
 
@@ -365,6 +368,23 @@ class Session:
             parts["flagged"] = self.read("motion_correction/flagged")
         field = self.array("movie/frames").shape[1:]
         return Shifts(self.read("motion_correction/shifts_rigid"), field, **parts)
+
+    def motion_advice(self) -> str:
+        """Return what to do where motion correction saw motion in coarse detail only; or "".
+
+        Raises
+        ------
+        InputError
+            If motion correction has not run.
+        """
+        self.array("motion_correction/shifts_rigid")
+        ratio = float(self.group_attrs("motion_correction").get("coarse_motion", 1.0))
+        if ratio < MUCH_MORE_MOTION:
+            return ""
+        return (
+            f"Coarse detail moves {ratio:.1f} times as far as fine detail: the camera may have a "
+            "pattern of its own; set smoothing to 3 px, high_pass to 10 px and run again."
+        )
 
     def components(self) -> Components:
         """Return the cells that source extraction found."""

@@ -151,11 +151,14 @@ class Motion:
         What the frames were laid over.
     quality : Delayed of MotionQuality
         Measures of the movie as it is.
+    coarse_motion : Delayed of float
+        See `Reference`.
     """
 
     shifts: Delayed
     template: Delayed
     quality: Delayed
+    coarse_motion: Delayed
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,8 @@ def estimate_motion(
     else:
         reference = estimate_reference(movie, parameters, template)
     shifts, measurements = estimate_shifts(movie, reference, parameters)
-    return Motion(shifts, reference.template, delayed(combine)(measurements, reference.template))
+    quality = delayed(combine, pure=True)(measurements, reference.template)
+    return Motion(shifts, reference.template, quality, reference.coarse_motion)
 
 
 def correct(

@@ -86,7 +86,7 @@ class MotionPlot(QWidget):  # type: ignore[misc]
         self._show_shifts(motion)
         self._show_correlation(motion)
         self._show_flagged(motion)
-        self.figures.setText(_sentence(motion.figures) if motion else "")
+        self.figures.setText(_sentence(motion.figures, motion.advice) if motion else "")
         self.figures.setToolTip(_meanings(motion.figures) if motion else "")
         if motion is None:
             self._time_plots.follow(0)
@@ -166,8 +166,8 @@ def _key(motion: MotionTraces) -> str:
     )
 
 
-def _sentence(figures: tuple[Figure, ...]) -> str:
-    """Return the figures, before and after, in a line.
+def _sentence(figures: tuple[Figure, ...], advice: str = "") -> str:
+    """Return the figures, before and after, in a line, and what to do.
 
     Examples
     --------
@@ -178,7 +178,7 @@ def _sentence(figures: tuple[Figure, ...]) -> str:
         f"{each.name} {_number(each.before)} → {_number(each.after)} {each.unit}".strip()
         for each in figures
     )
-    return ", ".join(said)
+    return ". ".join(part for part in (", ".join(said), advice) if part)
 
 
 def _number(value: float) -> str:

@@ -59,6 +59,8 @@ class MotionTraces:
         Frames without visible motion.
     figures : tuple of Figure
         The measures that are one number.
+    advice : str
+        What to do, if anything.
     """
 
     title: str
@@ -71,6 +73,7 @@ class MotionTraces:
     after: Floats
     flagged: NDArray[np.bool_]
     figures: tuple[Figure, ...]
+    advice: str = ""
 
     @property
     def times(self) -> NDArray[np.float64]:
@@ -108,6 +111,7 @@ def read_motion(path: str | Path) -> MotionTraces | None:
         after=_read(session, "correlation_after", unknown),
         flagged=flagged,
         figures=_figures(_measures(session, "before"), _measures(session, "after")),
+        advice=session.motion_advice(),
     )
 
 

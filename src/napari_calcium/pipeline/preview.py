@@ -40,6 +40,9 @@ IN_MEMORY = 2**29
 FEW, FEW_PIXELS = 16, 2**20
 """Frames previewed to warm up, and the most pixels of a frame for that."""
 
+TEMPLATE_FRAMES = 40
+"""Frames that the template of a preview is made from, at most: it is to be there at once."""
+
 Reporter = Callable[[Progress], None]
 
 
@@ -107,7 +110,7 @@ def preview(
     movie : Movie
         The recording.
     parameters : MotionCorrectionParameters
-        How. Without a `template_file` the template is made from the stretch. `borders` "crop" is
+        How. Without a `template_file` the template is made from 40 frames of the stretch. `borders` "crop" is
         taken for "nearest", so that the frames lie on those recorded.
     start, stop : int
         The first frame, and the one after the last.
@@ -131,6 +134,8 @@ def preview(
         )
     if parameters.borders == "crop":
         parameters = replace(parameters, borders="nearest")
+    few = min(parameters.template_frames, TEMPLATE_FRAMES)
+    parameters = replace(parameters, template_frames=few)
     template = read_image(parameters.template_file) if parameters.template_file else None
     stretch = _stretch(movie, slice(start, stop), workers)
     corrected, motion = correct(stretch, parameters, template, FRAMES_PER_BLOCK)

@@ -6,6 +6,7 @@ made from `STAGES`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,7 +135,7 @@ def _motion_correction(inputs: Inputs, parameters: MotionCorrectionParameters) -
 
     return Results(
         arrays=delayed(_motion_to_arrays)(motion.shifts, motion.template, motion.quality),
-        attrs=delayed(_motion_attrs)(motion.shifts, motion.quality),
+        attrs=delayed(_motion_attrs)(motion.shifts, motion.quality, motion.coarse_motion),
         then=corrected,
         computed=delayed(tuple)([motion.shifts, motion.template]),
     )
@@ -155,9 +156,12 @@ def _motion_to_arrays(
     return {**arrays, **_quality_to_arrays(quality, "before")}
 
 
-def _motion_attrs(shifts: Shifts, quality: MotionQuality) -> dict[str, dict[str, Any]]:
+def _motion_attrs(
+    shifts: Shifts, quality: MotionQuality, coarse_motion: float
+) -> dict[str, dict[str, Any]]:
     attrs = shifts_attrs(shifts)
-    return {**attrs, "": {**attrs[""], **_quality_attrs(quality, "before")[""]}}
+    coarse = {"coarse_motion": coarse_motion} if math.isfinite(coarse_motion) else {}
+    return {**attrs, "": {**attrs[""], **coarse, **_quality_attrs(quality, "before")[""]}}
 
 
 def _quality_to_arrays(quality: MotionQuality, when: str) -> dict[str, NDArray[Any]]:
@@ -167,7 +171,8 @@ def _quality_to_arrays(quality: MotionQuality, when: str) -> dict[str, NDArray[A
 
 def _quality_attrs(quality: MotionQuality, when: str) -> dict[str, dict[str, Any]]:
     names = ("crispness", "residual_flow")
-    return {"": {f"{name}_{when}": float(getattr(quality, name)) for name in names}}
+    values = {f"{name}_{when}": float(getattr(quality, name)) for name in names}
+    return {"": {name: value for name, value in values.items() if math.isfinite(value)}}
 
 
 def _summary_images(inputs: Inputs, parameters: SummaryImagesParameters) -> Results:
