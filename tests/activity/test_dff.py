@@ -237,3 +237,11 @@ def test_wrong_arguments_raise() -> None:
         DffParameters(percentile=120)
     with pytest.raises(ValueError, match="differ in shape"):
         dff(zeros, zeros, np.zeros((1, 8)), DffParameters(), RATE)
+
+
+def test_a_floor_of_next_to_nothing_gives_no_infinity() -> None:
+    """Found by hypothesis: noise times the smallest number there is."""
+    traces = np.array([[0.0, 4.0]], np.float32)
+    zeros = np.zeros_like(traces)
+    result = dff(traces, zeros, zeros, DffParameters(window=1.0, percentile=0.0, floor=1e-45), 1.0)
+    assert np.isfinite(result.traces).all()

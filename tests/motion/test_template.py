@@ -66,13 +66,13 @@ def test_samples_are_as_many_as_asked_and_evenly_spread(n_frames, n):
     taken = np.concatenate(parts)
     assert len(parts) <= 10
     assert (np.diff(taken) > 0).all()
-    assert min(n, n_frames) / 2 <= len(taken) <= min(n, n_frames)
-    if n_frames % 128 == 0 and n <= min(n_frames, 1280):
-        assert len(taken) == n  # nothing is lost at a short last run
-    if n_frames > 10 * 128 and n >= 10:
-        # ten places at even distances; a run has 128 frames
-        expected = (np.arange(10) + 0.5) * n_frames / 10
-        np.testing.assert_allclose([part.mean() for part in parts], expected, atol=2 * 128)
+    # ten places of 128 frames are read, the last of which may be shorter
+    assert len(taken) == min(n, n_frames) or n > 9 * 128
+    assert taken[0] >= 0
+    assert taken[-1] < n_frames
+    # places lie a tenth of the movie apart, to a run; in them one in n of what is read is taken
+    edges = np.concatenate([[-1], taken, [n_frames]])
+    assert np.diff(edges).max() <= n_frames / 10 + 2 * 128 + min(n_frames, 1280) / n + 1
 
 
 class Counted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -519,7 +518,7 @@ class TestRefusal:
         session = correct(path, template_file=str(tmp_path / "t.npy"), **PATCHES)
         assert error(session.shifts().rigid, simulation.truth.shifts[:9]) < 0.4
         session = correct(path, method="none")
-        assert math.isnan(session.group_attrs("motion_correction")["residual_flow_after"])
+        assert "residual_flow_after" not in session.group_attrs("motion_correction")  # too few
         np.testing.assert_array_equal(session.read("motion_correction/frames"), moving[:9])
 
     def test_too_large_a_shift(self, session_of_moving: Path) -> None:

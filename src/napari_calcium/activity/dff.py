@@ -27,6 +27,9 @@ __all__ = [
 
 Floats = NDArray[np.float32]
 
+LEAST_FLOOR = 1e-30
+"""F0 relative to the largest fluorescence below which dF/F would not be a number."""
+
 SMALLEST_F0 = 1e-6
 """Least F0 of a trace without noise, as a fraction of its largest value."""
 
@@ -277,10 +280,10 @@ def _check_frame_rate(frame_rate: float) -> None:
 def _f0_floor(fluorescence: Floats, multiple: float) -> Floats:
     """Smallest F0 (cell,), above 0 even for a trace without noise."""
     floor = multiple * noise_level(fluorescence)
-    known = np.isfinite(fluorescence)
+    known, tiny = np.isfinite(fluorescence), np.finfo(np.float32).tiny
     largest = np.max(np.abs(fluorescence), axis=1, initial=0, where=known)
     silent = np.where(largest > 0, SMALLEST_F0 * largest, 1).astype(np.float32)
-    return np.maximum(np.where(floor > 0, floor, silent), np.finfo(np.float32).tiny)
+    return np.maximum(np.where(floor > 0, np.maximum(floor, LEAST_FLOOR * largest), silent), tiny)
 
 
 def _percentile_row(trace: Floats, window: int, fraction: float, result: Floats) -> None:

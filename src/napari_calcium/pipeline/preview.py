@@ -40,8 +40,9 @@ IN_MEMORY = 2**29
 FEW, FEW_PIXELS = 16, 2**20
 """Frames previewed to warm up, and the most pixels of a frame for that."""
 
-TEMPLATE_FRAMES = 40
-"""Frames that the template of a preview is made from, at most: it is to be there at once."""
+FEWEST_SAMPLES, SAMPLED_PIXELS = 40, 2**23
+"""Frames that a preview's template is made from, if these are more pixels than that: it is to be
+there at once."""
 
 Reporter = Callable[[Progress], None]
 
@@ -110,8 +111,9 @@ def preview(
     movie : Movie
         The recording.
     parameters : MotionCorrectionParameters
-        How. Without a `template_file` the template is made from 40 frames of the stretch. `borders` "crop" is
-        taken for "nearest", so that the frames lie on those recorded.
+        How. Without a `template_file` the template is made from the stretch, of a large field from
+        40 of its frames. `borders` "crop" is taken for "nearest", so that the frames lie on those
+        recorded.
     start, stop : int
         The first frame, and the one after the last.
     folder : path
@@ -134,7 +136,9 @@ def preview(
         )
     if parameters.borders == "crop":
         parameters = replace(parameters, borders="nearest")
-    few = min(parameters.template_frames, TEMPLATE_FRAMES)
+    few = min(
+        parameters.template_frames, max(FEWEST_SAMPLES, SAMPLED_PIXELS // math.prod(movie.field))
+    )
     parameters = replace(parameters, template_frames=few)
     template = read_image(parameters.template_file) if parameters.template_file else None
     stretch = _stretch(movie, slice(start, stop), workers)
