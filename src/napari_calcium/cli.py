@@ -353,7 +353,8 @@ def _lines(key: str, value: Any) -> list[str]:
     if key == "notes":
         return [f"note: {note}" for note in value]
     if key == "field":
-        return [f"field: {value[0]} x {value[1]} px (y, x)"]
+        axes = ("z", "y", "x")[-len(value) :]
+        return [f"field: {' x '.join(map(str, value))} px ({', '.join(axes)})"]
     return [f"{key}: {'not found' if value is None else value}"]
 
 

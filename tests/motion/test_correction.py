@@ -446,11 +446,24 @@ def test_too_large_a_max_shift_is_an_error_before_anything_runs():
     correct(movie, MotionCorrectionParameters(method="none"))
 
 
-def test_patches_may_not_overlap_wholly():
-    with pytest.raises(InputError, match="patch_overlap is 64 px; it must be below patch_size, 64"):
-        MotionCorrectionParameters(patch_overlap=64)
-    with pytest.raises(InputError, match="patch_size is 20 px; it must be at least 24 px"):
+def test_patches_overlap_by_half_at_most_and_move_by_a_quarter():
+    with pytest.raises(
+        InputError, match="patch_overlap is 33 px; it must be at most half of patch"
+    ):
+        MotionCorrectionParameters(patch_overlap=33)
+    with pytest.raises(InputError, match="max_deviation is 17 px; it must be at most a quarter of"):
+        MotionCorrectionParameters(max_deviation=17)
+    with pytest.raises(InputError, match="patch_size is 20 px; it must be at least 32 px"):
         MotionCorrectionParameters(patch_size=20)
+    with pytest.raises(InputError, match="smoothing is 11 px; it must be at most 10 px"):
+        MotionCorrectionParameters(smoothing=11)
+
+
+def test_patches_are_not_too_many():
+    small = MotionCorrectionParameters(patch_size=32, patch_overlap=16, max_deviation=3)
+    small.check_movie((100, 512, 512))
+    with pytest.raises(InputError, match="patch_size is 32 px and cuts the field of 1024 x 2048"):
+        small.check_movie((100, 1024, 2048))
 
 
 def test_a_template_that_is_given_counts_as_a_file():

@@ -121,11 +121,42 @@ def test_frames_of_noise_are_flagged_in_a_clear_movie(film, parameters):
 
 
 @pytest.mark.parametrize("parameters", METHODS)
-def test_where_all_is_noise_none_is_flagged(film, parameters):
-    frames = np.random.default_rng(0).poisson(30, (60, *FIELD)).astype(np.uint16)
-    assert not estimated(frames, parameters, film(FIELD, [(0, 0)])[0]).flagged.any()
-    dim = film(FIELD, places(60), photons=0.05)  # nothing to be seen in any frame
-    assert not estimated(dim, parameters).flagged.any()
+@pytest.mark.parametrize("seed", range(3))
+def test_where_all_is_noise_all_is_flagged_and_nothing_moved(film, parameters, seed):
+    random = np.random.default_rng(seed)
+    for photons in (0.1, 1, 30):
+        frames = random.poisson(photons, (60, *FIELD)).astype(np.uint16)
+        shifts = estimated(frames, parameters)
+        assert shifts.flagged.all()
+        assert (shifts.rigid == 0).all()
+        assert (shifts.piecewise is None) == (parameters.method == "rigid")
+        assert shifts.piecewise is None or (shifts.piecewise == 0).all()
+    with pytest.raises(
+        InputError, match="the template agrees with the frames no better than noise"
+    ):
+        estimated(frames, parameters, film(FIELD, [(0, 0)])[0])
+
+
+@pytest.mark.parametrize("parameters", METHODS)
+def test_in_dim_light_nothing_is_flagged(film, parameters):
+    moved = places(150)
+    frames = film(FIELD, moved, photons=1)
+    shifts = estimated(frames, parameters)
+    assert not shifts.flagged.any()
+    error = shifts.rigid + moved
+    error -= np.median(error, axis=0)
+    assert np.sqrt(np.mean(error**2)) < 0.2  # 0.1 px by the photons
+
+
+@pytest.mark.parametrize("parameters", METHODS)
+def test_a_template_blurred_by_motion_costs_no_accuracy(film, parameters):
+    moved = places(150)
+    frames = film(FIELD, moved, photons=30)
+    blurred = frames[:50].mean(axis=0)  # spread by 2.3 px, rms
+    error = estimated(frames, parameters, blurred).rigid + moved
+    error -= np.median(error, axis=0)
+    # 0.02 px by the photons, as without; compared with the blurred image itself 0.5 px and more
+    assert np.sqrt(np.mean(error**2)) < 0.05
 
 
 @pytest.mark.parametrize("parameters", METHODS)

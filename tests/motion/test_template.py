@@ -70,9 +70,10 @@ def test_samples_are_as_many_as_asked_and_evenly_spread(n_frames, n):
     assert len(taken) == min(n, n_frames) or n > 9 * 128
     assert taken[0] >= 0
     assert taken[-1] < n_frames
-    # places lie a tenth of the movie apart, to a run; in them one in n of what is read is taken
+    # the n-th parts of what is read are taken from ten places that lie a tenth of the movie apart,
+    # to a run, so a frame lies at most that far from where it would in a movie read as a whole
     edges = np.concatenate([[-1], taken, [n_frames]])
-    assert np.diff(edges).max() <= n_frames / 10 + 2 * 128 + min(n_frames, 1280) / n + 1
+    assert np.diff(edges).max() <= n_frames / min(n, n_frames) + n_frames / 10 + 2 * 128 + 1
 
 
 class Counted:

@@ -25,7 +25,7 @@ from napari_calcium.pipeline.run import Progress, run
 
 FIELD = (37, 53)
 START, STOP = 11, 71
-PARAMETERS = MotionCorrectionParameters(max_shift=6, patch_size=24, patch_overlap=8)
+PARAMETERS = MotionCorrectionParameters(max_shift=6, patch_size=32, patch_overlap=8)
 
 
 def shaken(n_frames: int = 90, planes: int = 0) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
@@ -123,9 +123,18 @@ def test_volumes_are_previewed(tmp_path: Path) -> None:
     assert np.abs(apart - np.median(apart, axis=0)).max() < 0.2
 
 
-@pytest.mark.parametrize(
-    ("start", "stop"), [(-1, 20), (20, 20), (80, 91)], ids=["before", "empty", "after"]
-)
+def test_a_stretch_too_short_for_a_template_is_refused(movie: Movie, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match="the preview is of 0 frames from 20 on; choose at least 1"
+    ):
+        preview(movie, PARAMETERS, 20, 20, tmp_path)
+    with pytest.raises(InputError, match="of 9 frames but makes its template from at least 10"):
+        preview(movie, PARAMETERS, 20, 29, tmp_path)
+    preview(movie, replace(PARAMETERS, method="none"), 20, 21, tmp_path)
+    assert len(read_preview(tmp_path).frames) == 1
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 20), (80, 91)], ids=["before", "after"])
 def test_a_stretch_outside_of_the_recording_is_refused(
     movie: Movie, tmp_path: Path, start: int, stop: int
 ) -> None:

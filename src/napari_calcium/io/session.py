@@ -370,14 +370,19 @@ class Session:
         return Shifts(self.read("motion_correction/shifts_rigid"), field, **parts)
 
     def motion_advice(self) -> str:
-        """Return what to do where motion correction saw motion in coarse detail only; or "".
+        """Return what to do where motion correction saw no motion, or in coarse detail only; or "".
 
         Raises
         ------
         InputError
             If motion correction has not run.
         """
-        self.array("motion_correction/shifts_rigid")
+        flagged = self.shifts().flagged
+        if flagged is not None and flagged.all():
+            return (
+                "No frame agrees with the template better than noise does, so none was moved; "
+                "set smoothing to 2 px, or give a template, and run again."
+            )
         ratio = float(self.group_attrs("motion_correction").get("coarse_motion", 1.0))
         if ratio < MUCH_MORE_MOTION:
             return ""

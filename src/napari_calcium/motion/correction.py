@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
 from napari_calcium.motion.estimation import estimate_shifts
-from napari_calcium.motion.quality import combine, measure, sampling
+from napari_calcium.motion.piecewise import Grid
+from napari_calcium.motion.quality import combine_lazily, measure, sampling
 from napari_calcium.motion.resampling import resample
 from napari_calcium.motion.template import Reference, estimate_reference, mean_of_samples
 from napari_calcium.movie import Movie, blocks
@@ -33,8 +34,11 @@ __all__ = [
 FRAMES_PER_BLOCK = 128
 """Frames in a chunk of the corrected movie; that of the chunks it is stored in."""
 
-SMALLEST_PATCH = 24
+SMALLEST_PATCH = 32
 """Patches with fewer px along a side hold hardly any of a scene, px."""
+
+MOST_PATCHES = 2500
+"""Patches of a plane whose shifts are told from their noise together, in about 200 MB."""
 
 Borders = Literal["nearest", "minimum", "crop"]
 
@@ -112,15 +116,20 @@ class MotionCorrectionParameters(Parameters):
     template_file: str = ""
     upsampling: int = parameter(1024, minimum=1)
     high_pass: float = parameter(0.0, unit="px", minimum=0)
-    smoothing: float = parameter(0.0, unit="px", minimum=0)
+    smoothing: float = parameter(0.0, unit="px", minimum=0, maximum=10)
     borders: Literal["nearest", "minimum", "crop"] = parameter("nearest")
 
     def check(self) -> None:
-        """Raise `InputError` if patches overlap by their whole size."""
-        if self.patch_overlap >= self.patch_size:
+        """Raise `InputError` if patches overlap by more than half, or move by too much of it."""
+        if 2 * self.patch_overlap > self.patch_size:
             raise InputError(
                 f"patch_overlap is {self.patch_overlap} px; "
-                f"it must be below patch_size, {self.patch_size} px"
+                f"it must be at most half of patch_size, {self.patch_size} px"
+            )
+        if 4 * self.max_deviation > self.patch_size:
+            raise InputError(
+                f"max_deviation is {self.max_deviation:g} px; "
+                f"it must be at most a quarter of patch_size, {self.patch_size} px"
             )
 
     def files(self) -> tuple[str, ...]:
@@ -128,7 +137,7 @@ class MotionCorrectionParameters(Parameters):
         return (self.template_file,) if self.template_file else ()
 
     def check_movie(self, shape: tuple[int, ...]) -> None:
-        """Raise `InputError` if shifts are to be looked for over more than half the field."""
+        """Raise `InputError` if shifts are too large for the field, or patches too many."""
         if self.method == "none":
             return
         field = shape[-2:]
@@ -136,6 +145,13 @@ class MotionCorrectionParameters(Parameters):
             raise InputError(
                 f"max_shift is {self.max_shift} px but the field is {field[0]} x {field[1]} px; "
                 f"set max_shift to at most {min(field) // 2} px"
+            )
+        grid = Grid.over((1, *field), self.patch_size, self.patch_overlap)
+        patches = len(grid.tops) * len(grid.lefts)
+        if self.method == "piecewise" and patches > MOST_PATCHES:
+            raise InputError(
+                f"patch_size is {self.patch_size} px and cuts the field of {field[0]} x {field[1]} "
+                f"px into {patches} patches; make it larger, for at most {MOST_PATCHES} patches"
             )
 
 
@@ -222,7 +238,7 @@ def estimate_motion(
     else:
         reference = estimate_reference(movie, parameters, template)
     shifts, measurements = estimate_shifts(movie, reference, parameters)
-    quality = delayed(combine, pure=True)(measurements, reference.template)
+    quality = combine_lazily(measurements, reference.template)
     return Motion(shifts, reference.template, quality, reference.coarse_motion)
 
 
@@ -344,7 +360,7 @@ def correct_and_measure(
         movie.apply(_moved_and_measured, shifts.of_frames(block), block.start, *options, time=block)
         for block in blocks(movie.n_frames, frames_per_block)
     ]
-    quality = delayed(combine, pure=True)([part[1] for part in parts], seen)
+    quality = combine_lazily([part[1] for part in parts], seen)
     moved = [part[0] for part in parts]
     return Corrected(_movie_of(movie, field, moved, frames_per_block), quality)
 

@@ -213,6 +213,12 @@ class MatchedFilter:
         filters = np.conj(spectra) * weights
         return cls(windows, band, max_lag, level, filters, total.astype(np.float32), norm)
 
+    def only(self, chosen: NDArray[np.int64]) -> MatchedFilter:
+        """Return the filters of some of the windows."""
+        where = self.windows
+        windows = Windows(where.planes[chosen], where.tops[chosen], where.lefts[chosen], where.size)
+        return replace(self, windows=windows, filters=self.filters[chosen], norm=self.norm[chosen])
+
     def spectra(self, frame: NDArray[Any], tops: Any = 0, lefts: Any = 0) -> Complex:
         """Return the spectra of a frame's windows (z, y, x), moved down and right by whole px."""
         there = replace(
@@ -295,14 +301,16 @@ class MatchedFilter:
         """Part of the frequencies that are independent: the taper ties neighbours together."""
         return 1 / float((self.band.taper**4).mean())
 
-    def variance(self, noise: NDArray[Any], moderated: bool = False) -> NDArray[np.float64]:
+    def variance(
+        self, noise: NDArray[Any], moderated: bool = False, windows: slice = slice(None)
+    ) -> NDArray[np.float64]:
         """Return the variance (window, 2, 2) of lags that noise of this power leaves, px^2.
 
         `moderated` is for lags found from `products`, otherwise from the mere product.
         """
         y, x = 2 * np.pi * self.band.y[:, None], 2 * np.pi * self.band.x[None, :]
         squares = np.stack([y * y + 0 * x, y * x, y * x, 0 * y + x * x]).reshape(4, -1).T
-        power = np.abs(self.filters) ** 2
+        power = np.abs(self.filters[windows]) ** 2
         count, weights = len(power), np.maximum(self.band.weights, 1e-9)
         template = power * self.noise / weights
         passed = np.ones_like(power)

@@ -10,7 +10,6 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
-from napari_calcium.motion.piecewise import without_noise
 from napari_calcium.motion.quality import Measurements, measure, sampling
 from napari_calcium.motion.rigid import chance_agreement
 from napari_calcium.motion.template import Reference, as_planes, unusable, with_patches
@@ -72,7 +71,7 @@ def estimate_shifts(
     shifts : Delayed of Shifts
         See `joined_shifts`.
     measurements : list of Delayed of Measurements
-        Of the movie as it is; one for each task.
+        Of the movie as it is; one for each task, for `combine_lazily`.
 
     Examples
     --------
@@ -136,7 +135,9 @@ def joined_shifts(
     """Return the shifts of a movie from those of its runs of frames.
 
     Frames that are blank or saturated are flagged, and so are those that agree with the template
-    no better than noise does, if the others do by far. Their shifts are interpolated in time.
+    no better than noise does and half as well as the others. Their shifts are interpolated in time.
+    If the middle one of all agrees no better than noise usually does, all are flagged and left in
+    place.
     Patches lose what is noise of their shifts: see `without_noise`.
 
     Raises
@@ -156,15 +157,29 @@ def joined_shifts(
             "check the recording, or set method to none"
         )
     chance = chance_agreement(reference.rigid_filter(parameters))
-    if np.median(agreement[~flagged]) > 2 * chance:
-        flagged |= agreement < chance
+    samples = min(len(flagged), parameters.template_frames)  # a template agrees with its own parts
+    if np.median(agreement[~flagged]) < np.hypot(chance / 2, samples**-0.5):
+        return _unmoved(len(rigid), reference, parameters)
+    flagged |= agreement < min(chance, 0.5 * float(np.median(agreement[~flagged])))
     shifts = Shifts(_rounded(_interpolated(rigid, flagged), parameters), field, flagged=flagged)
     if parameters.method == "rigid":
         return shifts
     found = reference.piecewise_filter(parameters)
     patches = np.concatenate([part.patches for part in parts if part.patches is not None])
-    patches = _interpolated(without_noise(patches, found.covariance(), ~flagged), flagged)
+    patches = _interpolated(found.without_noise(patches, ~flagged), flagged)
+    frames = shifts.rigid[:, None, None, None, -2:]
+    patches = patches.clip(frames - found.max_deviation, frames + found.max_deviation)
     return with_patches(shifts, _rounded(patches, parameters), found.grid)
+
+
+def _unmoved(n: int, reference: Reference, parameters: MotionCorrectionParameters) -> Shifts:
+    """Return shifts of 0 for frames all of which are flagged."""
+    field = reference.template.shape
+    shifts = Shifts(np.zeros((n, len(field)), np.float32), field, flagged=np.ones(n, bool))
+    if parameters.method == "rigid":
+        return shifts
+    grid = reference.piecewise_filter(parameters).grid
+    return with_patches(shifts, np.zeros((n, *grid.shape, 2), np.float32), grid)
 
 
 def _without_measurements(part: Estimate) -> Estimate:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from napari_calcium.motion.correlation import (
@@ -117,14 +118,13 @@ class Grid:
         return taken
 
     def shared_noise(self, taper: Floats) -> Doubles:
-        """Return the correlation (n, n) of the noise of patches: of what of them overlaps.
+        """Return the correlation (n, n) of the noise of a plane's patches: of what overlaps.
 
         The taper (y, x) is the product of one along y and one along x.
         """
         along_y = _overlaps(self.tops, taper[:, self.size[1] // 2])
         along_x = _overlaps(self.lefts, taper[self.size[0] // 2])
-        shared: Doubles = np.kron(np.eye(self.planes), np.kron(along_y, along_x))
-        return shared
+        return np.asarray(np.kron(along_y, along_x))
 
 
 @dataclass(frozen=True)
@@ -196,11 +196,29 @@ class PiecewiseFilter:
         spectra = self.matched.spectra(finite(for_numba(frame)))
         return np.asarray((np.abs(spectra) ** 2).mean(axis=0))
 
+    def without_noise(self, shifts: Floats, usable: NDArray[np.bool_]) -> Floats:
+        """Return shifts as `shifts` found them without what noise adds, plane by plane.
+
+        See the function `without_noise`.
+        """
+        clean = np.empty_like(shifts)
+        for plane in range(self.grid.planes):
+            part = slice(plane, plane + 1)
+            clean[:, part] = without_noise(shifts[:, part], self._covariance(plane), usable)
+        return clean
+
     def covariance(self) -> Doubles:
         """Return the covariance (patch and axis, patch and axis) that noise gives shifts, px^2."""
+        planes = [self._covariance(plane) for plane in range(self.grid.planes)]
+        return np.asarray(scipy.linalg.block_diag(*planes), np.float64)
+
+    def _covariance(self, plane: int) -> Doubles:
+        """Return the part of `covariance` that is one plane's; planes share no noise."""
         noise = self.matched.noise if self.noise is None else self.noise
-        each = np.linalg.cholesky(self.matched.variance(noise, moderated=True) + 1e-9 * np.eye(2))
         shared = self.grid.shared_noise(self.matched.band.taper)
+        own = slice(plane * len(shared), (plane + 1) * len(shared))
+        variance = self.matched.variance(noise, moderated=True, windows=own)
+        each = np.linalg.cholesky(variance + 1e-9 * np.eye(2))
         size = 2 * len(shared)
         covariance = np.einsum("pq,pab,qcb->paqc", shared, each, each)
         return np.asarray(covariance.reshape(size, size), np.float64)
@@ -220,16 +238,51 @@ class PiecewiseFilter:
         spectra = self.matched.turned(spectra, inside_y - tops, inside_x - lefts)
         products = self.matched.products(spectra)
         maps = self.matched.maps(products)
+        sure = self._pool(products, maps, neighbours)
+        lags = self.matched.peaks(products, maps)
+        far = np.flatnonzero(sure & (np.abs(np.rint(lags)) > 0).any(axis=1))
+        if len(far):
+            places = planes[far], tops[far], lefts[far]
+            lags[far] = self._second_look(frame, far, places, np.rint(lags[far]).astype(np.int64))
+        shifts: Doubles = whole[1:] - lags
+        shifts[outside] = rigid[1:]  # there is nothing to see
+        shifts[~np.isfinite(shifts).all(axis=1)] = rigid[1:]
+        return shifts
+
+    def _pool(self, products: Complex, maps: Floats, neighbours: Floats) -> NDArray[np.bool_]:
+        """Add to uncertain patches, in place, their neighbours; return which were certain."""
+        certain = np.ones(len(maps), bool)
         for _ in range(POOLINGS if len(maps) > 1 else 0):
             unsure = np.flatnonzero(self._margins(maps) < CERTAIN)
             if not len(unsure):
                 break
+            certain[unsure] = False
             weights = neighbours[unsure]
             products[unsure] = np.tensordot(weights, products, 1)
             maps[unsure] = np.tensordot(weights, maps, 1)
-        shifts: Doubles = whole[1:] - self.matched.peaks(products, maps)
-        shifts[outside] = rigid[1:]  # there is nothing to see
-        return shifts
+        return certain
+
+    def _second_look(
+        self,
+        frame: NDArray[Any],
+        chosen: NDArray[np.int64],
+        places: tuple[NDArray[np.int64], ...],
+        moved: NDArray[np.int64],
+    ) -> Doubles:
+        """Return lags of patches cut again where their content lies by whole px.
+
+        So the taper hides the same part of the scene in the frame and in the template.
+        """
+        planes, tops, lefts = places[0], places[1] + moved[:, 0], places[2] + moved[:, 1]
+        height, width = self.grid.size
+        inside_y = tops.clip(0, frame.shape[1] - height)
+        inside_x = lefts.clip(0, frame.shape[2] - width)
+        there = Windows(planes, inside_y, inside_x, self.grid.size)
+        matched = self.matched.only(chosen)
+        spectra = matched.band.spectra(frame, there, matched.level)
+        products = matched.products(matched.turned(spectra, inside_y - tops, inside_x - lefts))
+        near = slice(max(0, matched.max_lag - 2), matched.max_lag + 3)
+        return moved + matched.peaks(products, matched.maps(products)[:, near, near])
 
     def _margins(self, maps: Floats) -> Floats:
         """Return by how much the log-likelihood of the best lag exceeds that of distant ones."""

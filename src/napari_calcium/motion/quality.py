@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import scipy.fft
 import scipy.linalg
+from dask.delayed import Delayed, delayed
 from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-__all__ = ["Measurements", "MotionQuality", "combine", "measure", "sampling"]
+__all__ = ["Measurements", "MotionQuality", "combine", "combine_lazily", "measure", "sampling"]
 
 MAX_SAMPLES = 500
 """Sampled frames; more make the principal components no better, only slower."""
@@ -56,6 +57,7 @@ STRIP = 16
 FRAMES_PER_SUM = 2**15
 """Frames whose 16-bit values cannot overflow a sum of 32 bits."""
 
+PARTS_AT_ONCE = 8
 PIXELS_PER_PRODUCT = 2048
 ROWS_PER_PRODUCT = 8
 HALF_LIMIT = 6e4
@@ -179,6 +181,33 @@ def measure(frames: NDArray[Any], template: Floats, start: int, every: int) -> M
         total.reshape(template.shape),
         len(frames),
         _sampled(volumes[-start % every :: every], reference),
+    )
+
+
+def combine_lazily(parts: Sequence[Delayed], template: Any) -> Delayed:
+    """Return lazily what `combine` makes of lazy parts, few of which are in memory at a time.
+
+    Parameters
+    ----------
+    parts : sequence of Delayed of Measurements
+        In the order of the movie.
+    template : ndarray or Delayed of ndarray
+        As in `combine`.
+    """
+    parts = list(parts)
+    while len(parts) > PARTS_AT_ONCE:  # a tree of fixed shape: the same rounding always
+        runs = [parts[i : i + PARTS_AT_ONCE] for i in range(0, len(parts), PARTS_AT_ONCE)]
+        parts = [delayed(_merged, pure=True)(run) for run in runs]
+    return delayed(combine, pure=True)(parts, template)
+
+
+def _merged(parts: list[Measurements]) -> Measurements:
+    """Return the measurements of consecutive runs as those of one."""
+    return Measurements(
+        correlation=np.concatenate([part.correlation for part in parts]),
+        total=np.sum([part.total for part in parts], axis=0),
+        n_frames=sum(part.n_frames for part in parts),
+        sampled=np.concatenate([part.sampled for part in parts]),
     )
 
 

@@ -21,6 +21,9 @@ from napari_calcium.movie import blocks
 
 __all__ = ["RigidFilter", "chance_agreement"]
 
+LOOKS = 4
+"""How often a frame is moved by whole px and compared again, at most."""
+
 LARGE = 256
 """Fields of at least as many px along both axes are halved: half the resolution is enough."""
 
@@ -102,8 +105,8 @@ class RigidFilter:
         """Return the shift of each frame, and how well it agrees with the template.
 
         A frame whose highest correlation is not at lag 0, or 1 where a large field is halved, is
-        laid over the template by whole pixels and compared again, so that the taper hides the same
-        part of the scene in both.
+        laid over the template by whole pixels and compared again until it lies there, so that the
+        taper hides the same part of the scene in both.
 
         Parameters
         ----------
@@ -135,19 +138,26 @@ class RigidFilter:
 
     def _shifts(self, small: NDArray[Any]) -> tuple[NDArray[np.float64], Floats]:
         """Return the shifts (n, 3) of a few frames (n, z, y, x), and their agreement."""
-        products, maps, agreement, plane = self._compared(small, np.zeros((len(small), 2), int))
-        highest = maps.reshape(len(maps), -1).argmax(axis=1)
-        whole = np.stack(np.divmod(highest, maps.shape[2]), axis=1) - self.matched.max_lag
-        moved = np.abs(whole).max(axis=1) > self.factor - 1  # by 1 px of a large field: no matter
-        whole[~moved] = 0
-        if moved.any():
-            again = self._compared(small[moved], whole[moved])
-            products[moved], maps[moved], agreement[moved], plane[moved] = again
+        whole = np.zeros((len(small), 2), np.int64)
+        products, maps, agreement, plane = self._compared(small, whole)
+        moved = np.arange(len(small))
+        for _ in range(LOOKS):
+            highest = maps[moved].reshape(len(moved), -1).argmax(axis=1)
+            step = np.stack(np.divmod(highest, maps.shape[2]), axis=1) - self.matched.max_lag
+            step = (whole[moved] + step).clip(-self.matched.max_lag, self.matched.max_lag)
+            step -= whole[moved]
+            again = np.abs(step).max(axis=1) > self.factor - 1  # 1 px of a large field: no matter
+            moved = moved[again]
+            if not len(moved):
+                break
+            whole[moved] += step[again]
+            found = self._compared(small[moved], whole[moved])
+            products[moved], maps[moved], agreement[moved], plane[moved] = found
         near = slice(max(0, self.matched.max_lag - 2), self.matched.max_lag + 3)
         lags = whole + self.matched.peaks(products, maps[:, near, near])
         shifts = -np.column_stack([plane, self.factor * lags])
         flat = small.min(axis=(1, 2, 3)) == small.max(axis=(1, 2, 3))
-        agreement[flat] = 0
+        agreement[flat | ~np.isfinite(agreement) | ~np.isfinite(shifts).all(axis=1)] = 0
         shifts[agreement == 0] = 0
         return shifts, agreement
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
 from napari_calcium.motion.correlation import finite
-from napari_calcium.motion.piecewise import Grid, PiecewiseFilter, without_noise
+from napari_calcium.motion.piecewise import Grid, PiecewiseFilter
 from napari_calcium.motion.resampling import resample
 from napari_calcium.motion.rigid import RigidFilter, chance_agreement
 from napari_calcium.movie import Movie, blocks
@@ -74,8 +74,9 @@ class Reference:
     ----------
     template : ndarray (y, x) or (z, y, x), float32
         What a frame without motion looks like, in the movie's unit.
-    scale : tuple of float
-        What the template has to be multiplied by, and what added, to be in the frames' unit.
+    compared : ndarray (y, x) or (z, y, x), float32, optional
+        The image that frames are compared with, in their unit and as sharp as they are, where that
+        is not the template.
     rigid_noise, patch_noise : ndarray (y, x frequency), float32, optional
         Power of what frames and patches have and the template has not.
     coarse_motion : float
@@ -85,15 +86,15 @@ class Reference:
     """
 
     template: Floats
-    scale: tuple[float, float] = (1.0, 0.0)
+    compared: Floats | None = None
     rigid_noise: Floats | None = None
     patch_noise: Floats | None = None
     coarse_motion: float = float("nan")
 
     @property
     def volume(self) -> Floats:
-        """The template as planes (z, y, x), in the frames' unit."""
-        image = self.template * np.float32(self.scale[0]) + np.float32(self.scale[1])
+        """What frames are compared with, as planes (z, y, x)."""
+        image = self.template if self.compared is None else self.compared
         return image if image.ndim == 3 else image[None]
 
     def rigid_filter(self, parameters: MotionCorrectionParameters) -> RigidFilter:
@@ -272,7 +273,9 @@ def make_reference(
     parameters : MotionCorrectionParameters
         `max_shift`, `template_passes` and what concerns patches are used.
     template : ndarray (y, x) or (z, y, x), optional
-        The template, if there is one already.
+        The template, if there is one already. Frames are compared with what the samples make
+        without it, laid over it as frames are: a given one may be blurred by motion. Only fewer
+        than 10 samples are compared with the given one itself.
 
     Returns
     -------
@@ -282,7 +285,7 @@ def make_reference(
     Raises
     ------
     InputError
-        If all frames are blank or saturated.
+        If all frames are blank or saturated, or a given template has nothing in common with them.
 
     Examples
     --------
@@ -295,41 +298,72 @@ def make_reference(
     True
     """
     stack = _usable(np.concatenate(list(samples)))
-    given = template is not None
     if template is None:
-        alike = _most_alike(stack)
-        template = _mean([stack[alike[: max(1, round(SEED_PART * len(stack)))]]])
-    reference = Reference(finite(np.asarray(template, np.float32)))
-    if given:
-        reference = _scaled(reference, _mean([stack]))
+        return _own_reference(stack, parameters)
+    template = finite(np.asarray(template, np.float32))
+    in_unit = _in_unit(template, _mean([stack]))
+    if len(stack) < FEWEST_FRAMES:
+        reference = Reference(template, in_unit)
+        return _with_noise(reference, as_planes(stack), parameters, parameters.method)
+    own = _own_reference(stack, parameters)
+    moved = _laid_over(own, replace(own, template=in_unit), parameters)
+    return replace(own, template=template, compared=moved)
+
+
+def _own_reference(stack: NDArray[Any], parameters: MotionCorrectionParameters) -> Reference:
+    """Return the reference that frames make without being given a template."""
+    alike = _most_alike(stack)
+    first = _mean([stack[alike[: max(1, round(SEED_PART * len(stack)))]]])
+    reference = Reference(first)
     found = reference.rigid_filter(parameters)
     powers = [found.power(frame) for frame in as_planes(stack)]
     reference = replace(reference, rigid_noise=np.mean(powers, axis=0))  # none is aligned yet
     piecewise, before = parameters.method == "piecewise", None
     for number in range(parameters.template_passes):
-        shifts, agree = _rigid_shifts(stack, reference, parameters, centred=not given)
+        shifts, agree = _rigid_shifts(stack, reference, parameters, centred=True)
         last = number + 1 == parameters.template_passes or _settled(shifts.rigid, before)
         kept = stack[agree], shifts.of_frames(agree)
-        reference = _next(reference, *kept, parameters, given, patches=last and piecewise)
+        method = parameters.method if last else "rigid"
+        reference = _next(reference, *kept, parameters, method)
         if last:
             break
         before = shifts.rigid
     coarse = _coarse_motion(stack, reference, parameters)
     reference = replace(reference, coarse_motion=coarse)
     if piecewise:
-        shifts, agree = _piecewise_shifts(stack, reference, parameters, centred=not given)
+        shifts, agree = _piecewise_shifts(stack, reference, parameters, centred=True)
         kept = stack[agree], shifts.of_frames(agree)
-        reference = _next(reference, *kept, parameters, given, patches=True)
+        reference = _next(reference, *kept, parameters, parameters.method)
     return reference
 
 
-def _scaled(reference: Reference, mean: Floats) -> Reference:
-    """Return the reference with its template brought to the unit of a mean of frames."""
-    template = reference.template.astype(np.float64)
-    contrast = template - template.mean()
+def _in_unit(template: Floats, mean: Floats) -> Floats:
+    """Return a template brought to the unit of a mean of frames."""
+    contrast = template.astype(np.float64) - template.mean(dtype=np.float64)
     gain = float((contrast * mean).sum() / (contrast**2).sum())
     gain = gain if gain > 0 else float(mean.std() / template.std())
-    return replace(reference, scale=(gain, float(mean.mean() - gain * template.mean())))
+    return np.asarray(gain * contrast + mean.mean(dtype=np.float64), np.float32)
+
+
+def _laid_over(own: Reference, given: Reference, parameters: MotionCorrectionParameters) -> Floats:
+    """Return the image that frames make of themselves, moved to where a given one has it.
+
+    A given template is often blurred by motion; frames are found better with one that is not.
+    """
+    image, found = own.template[None], given.rigid_filter(parameters)
+    rigid, (agreement,) = found.shifts(as_planes(image))
+    if agreement < chance_agreement(found):
+        raise InputError(
+            "the template agrees with the frames no better than noise does; "
+            "give one of the same field, or none"
+        )
+    field = own.template.shape
+    shifts = Shifts(rigid[:, 3 - len(field) :], field)
+    if parameters.method == "piecewise":
+        patches = given.piecewise_filter(parameters)
+        shifts = with_patches(shifts, patches.shifts(as_planes(image), rigid), patches.grid)
+    moved: Floats = resample(image, shifts)[0]
+    return moved
 
 
 def _coarse_motion(
@@ -433,7 +467,7 @@ def _piecewise_shifts(
     rigid = np.zeros((len(stack), 3), np.float32)
     rigid[:, 3 - shifts.rigid.shape[1] :] = shifts.rigid
     patches = found.shifts(as_planes(stack), rigid)
-    patches = without_noise(patches, found.covariance(), agree)
+    patches = found.without_noise(patches, agree)
     if centred:
         patches = patches - np.median(patches[agree], axis=0).astype(np.float32)
     return with_patches(shifts, patches, found.grid), agree
@@ -450,29 +484,65 @@ def _next(
     stack: NDArray[Any],
     shifts: Shifts,
     parameters: MotionCorrectionParameters,
-    given: bool,
-    patches: bool,
+    method: str,
 ) -> Reference:
     """Return the template that moved frames make, and the noise around it."""
-    found: list[Any] = [reference.rigid_filter(parameters)]
-    if patches:
-        found.append(reference.piecewise_filter(parameters))
-    powers: list[Any] = [0.0 for _ in found]
     mean = _Mean(stack.shape[1:])
-    for index, frame in enumerate(stack):
-        one = shifts.of_frames(slice(index, index + 1))
-        moved = mean.add(frame, one)
-        powers = [sum_ + each.power(moved) for sum_, each in zip(powers, found, strict=True)]
-    image = mean.image()
-    reference = _scaled(reference, image) if given else replace(reference, template=image)
+    moved = (
+        mean.add(frame, shifts.of_frames(slice(index, index + 1)))
+        for index, frame in enumerate(stack)
+    )
+    found = _filters(reference, parameters, method)
+    powers = _powers(found, moved)
+    reference = replace(reference, template=mean.image())
+    return _less_still(reference, found, powers)
+
+
+def _with_noise(
+    reference: Reference,
+    frames: NDArray[Any],
+    parameters: MotionCorrectionParameters,
+    method: str,
+) -> Reference:
+    """Return the reference with the power of what frames (n, z, y, x) have and it has not."""
+    found = _filters(reference, parameters, method)
+    return _less_still(reference, found, _powers(found, frames))
+
+
+def _filters(
+    reference: Reference, parameters: MotionCorrectionParameters, method: str
+) -> list[RigidFilter | PiecewiseFilter]:
+    rigid = reference.rigid_filter(parameters)
+    return [rigid, reference.piecewise_filter(parameters)] if method == "piecewise" else [rigid]
+
+
+def _powers(
+    found: Sequence[RigidFilter | PiecewiseFilter], frames: Iterable[NDArray[Any]]
+) -> list[Floats]:
+    """Return the mean power of frames (z, y, x) as each filter sees them."""
+    total, count = [np.zeros((), np.float32) for _ in found], 0
+    for frame in frames:
+        total = [sum_ + each.power(frame) for sum_, each in zip(total, found, strict=True)]
+        count += 1
+    return [sum_ / np.float32(count) for sum_ in total]
+
+
+def _less_still(
+    reference: Reference,
+    found: Sequence[RigidFilter | PiecewiseFilter],
+    powers: Sequence[Floats],
+) -> Reference:
+    """Return the reference with the noise: power of frames less that of what does not change."""
     still = [each.power(reference.volume) for each in found]
     noises = [
-        np.maximum(total / len(stack) - steady, LEAST_NOISE * total / len(stack))
-        for total, steady in zip(powers, still, strict=True)
+        np.maximum(power - steady, np.float32(LEAST_NOISE) * power)
+        for power, steady in zip(powers, still, strict=True)
     ]
-    if len(noises) == 1:
-        return replace(reference, rigid_noise=noises[0])
-    return replace(reference, rigid_noise=noises[0], patch_noise=noises[1])
+    return replace(
+        reference,
+        rigid_noise=noises[0],
+        patch_noise=noises[1] if len(noises) > 1 else reference.patch_noise,
+    )
 
 
 class _Mean:

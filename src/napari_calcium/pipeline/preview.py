@@ -21,6 +21,7 @@ from napari_calcium.io.recording import open_recording
 from napari_calcium.io.session import Session, shifts_attrs, shifts_to_arrays
 from napari_calcium.motion.correction import MotionCorrectionParameters, correct
 from napari_calcium.motion.quality import Measurements, MotionQuality, combine, measure
+from napari_calcium.motion.template import FEWEST_FRAMES
 from napari_calcium.movie import Movie, blocks
 from napari_calcium.pipeline.run import Progress, compute_graph
 from napari_calcium.shifts import Shifts
@@ -129,10 +130,21 @@ def preview(
         If the stretch is not in the movie, a parameter does not fit, or the folder cannot be
         written.
     """
+    if start == stop:
+        raise InputError(f"the preview is of 0 frames from {start} on; choose at least 1 frame")
     if not 0 <= start < stop <= movie.n_frames:
         raise InputError(
             f"the preview is of the frames {start} to {stop - 1} but the recording has "
             f"{movie.n_frames}; give a stretch within it"
+        )
+    if (
+        stop - start < FEWEST_FRAMES
+        and parameters.method != "none"
+        and not parameters.template_file
+    ):
+        raise InputError(
+            f"the preview is of {_frames(stop - start)} but makes its template from at least "
+            f"{FEWEST_FRAMES}; preview more frames or give a template"
         )
     if parameters.borders == "crop":
         parameters = replace(parameters, borders="nearest")
@@ -209,15 +221,24 @@ def warm_up(session: str | Path = "") -> None:
     InputError
         As `preview`, for those frames.
     """
-    noise = np.random.default_rng(0).poisson(50, (FEW, 64, 80)).astype(np.uint16)
-    movies = [Movie(da.from_array(noise, name=False), 1.0)]
+    random = np.random.default_rng(0)
+    scene = random.uniform(10, 90, (64, 80))
+    frames = random.poisson(scene, (FEW, *scene.shape)).astype(np.uint16)
+    movies = [Movie(da.from_array(frames, name=False), 1.0)]
     if Session.is_session(session) and Session(session).record("movie") is not None:
         movies.append(Session(session).movie())
     for movie in movies:
         if math.prod(movie.field) <= FEW_PIXELS:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 stop = min(FEW, movie.n_frames)
-                preview(movie, MotionCorrectionParameters(), 0, stop, folder)
+                parameters = MotionCorrectionParameters()
+                if stop < FEWEST_FRAMES:
+                    parameters = replace(parameters, method="none")
+                preview(movie, parameters, 0, stop, folder)
+
+
+def _frames(n: int) -> str:
+    return "1 frame" if n == 1 else f"{n} frames"
 
 
 def _stretch(movie: Movie, time: slice, workers: int | None) -> Movie:
