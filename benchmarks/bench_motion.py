@@ -5,7 +5,7 @@
 The floors, on one core: a pair of real Fourier transforms of 512 x 512 px, there and back
 (scipy.fft.rfft2 and irfft2, float32), and a copy of a frame of uint16; medians, timed before and
 after each run. The stage is run as users run it, template, measures of quality and writing
-included, by one worker, then by two. ``--memory`` also runs 2,000 and 20,000 frames of 256 x 256,
+included, by one worker, then by two. ``--memory`` also runs 2,000 and 20,000 frames of 512 x 512,
 each in a process of its own, and says how much more the longer one takes. Quote the ratios.
 """
 
@@ -72,7 +72,7 @@ def memory_table() -> object:
         peaks = []
         for frames in (2000, 20000):
             with tempfile.TemporaryDirectory() as folder:
-                write_recording(Path(folder) / "movie.zarr", frames, 256)
+                write_recording(Path(folder) / "movie.zarr", frames, 512)
                 peaks.append(measured(way, 2, frames, Path(folder))["peak"])
         table.add_row(way, *(f"{peak:.0f}" for peak in peaks), f"{peaks[1] / peaks[0] - 1:+.1%}")
     return table

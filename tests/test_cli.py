@@ -317,6 +317,11 @@ class TestInfo:
         ):
             assert line in lines
 
+    def test_of_volumes(self, cli: Cli, tmp_path: Path) -> None:
+        volumes = zarr.create_array(tmp_path / "v.zarr", shape=(4, 3, 37, 53), dtype="uint16")
+        volumes[:] = 1
+        assert "field: 3 x 37 x 53 px (z, y, x)" in cli("info", tmp_path / "v.zarr").out
+
     def test_for_a_program(self, movie: Path, cli: Cli) -> None:
         answer = cli("info", "--json", movie)
         assert json.loads(answer.out) == open_recording([movie]).summary()

@@ -392,6 +392,18 @@ class TestShifts:
             assert getattr(found, name).tolist() == places
             assert getattr(found, name).dtype == np.float32
 
+    def test_advice_where_no_frame_shows_its_motion(self, empty: Session, put: Any) -> None:
+        frames = np.zeros((9, 37, 53), dtype="uint16")
+        put(empty, "movie", {"frames": frames}, frame_rate=2.0, pixel_size=0.0)
+        arrays = {"shifts_rigid": np.zeros((9, 2), np.float32), "flagged": np.eye(9)[4] > 0}
+        put(empty, "motion_correction", arrays, {"": {"coarse_motion": 1.1}})
+        assert empty.motion_advice() == ""
+        put(empty, "motion_correction", arrays, {"": {"coarse_motion": 3.72}})
+        assert empty.motion_advice().startswith("Coarse detail moves 3.7 times as far")
+        arrays["flagged"] = np.ones(9, bool)
+        put(empty, "motion_correction", arrays, {"": {"coarse_motion": 1.1}})
+        assert empty.motion_advice().startswith("No frame agrees with the template better than")
+
     def test_a_session_without_them(self, empty: Session, put: Any) -> None:
         frames = np.zeros((9, 37, 53), dtype="uint16")
         put(empty, "movie", {"frames": frames}, frame_rate=2.0, pixel_size=0.0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from dask.delayed import Delayed, delayed
 
-from napari_calcium.motion.quality import combine, measure, sampling
+from napari_calcium.motion.quality import combine, combine_lazily, measure, sampling
 from napari_calcium.simulation import SimulationParameters, simulate
 
 DTYPES = ["uint8", "int8", "uint16", "int16", "int32", "float32", "float64", ">u2", "int64"]
@@ -154,6 +155,22 @@ def test_a_frame_is_measured_the_same_in_every_run():
     first, second = combine([whole], template), combine(parts, template)
     assert first.crispness == second.crispness
     np.testing.assert_allclose(first.residual_flow, second.residual_flow, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 40, 1000])
+def test_measures_combined_in_a_tree_are_those_combined_at_once(n):
+    rng = np.random.default_rng(0)
+    template = rng.normal(100, 20, (37, 53)).astype(np.float32)
+    frames = movie_like(rng, template, n, "uint16")
+    parts = [measure(frames[i : i + 7], template, i, 10) for i in range(0, n, 7)]
+    once = combine(parts, template)
+    lazily = combine_lazily([delayed(part) for part in parts], template)
+    assert isinstance(lazily, Delayed)
+    tree = lazily.compute(scheduler="sync")
+    np.testing.assert_array_equal(tree.correlation, once.correlation)
+    np.testing.assert_array_equal(tree.principal_motion, once.principal_motion)
+    assert tree.crispness == pytest.approx(once.crispness, rel=1e-6)  # float32, summed otherwise
+    np.testing.assert_allclose(tree.residual_flow, once.residual_flow, rtol=1e-4)
 
 
 def test_crops_and_turned_frames_are_understood():

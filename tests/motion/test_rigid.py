@@ -242,3 +242,15 @@ def test_shifts_along_z_stay_within_their_limit(scene):
     np.testing.assert_array_equal(one.shifts(np.stack(frames))[0][:, 0], [-1, 1])
     # more planes than there are
     assert np.isfinite(white(template, 8, 0.05, max_shift_z=9).shifts(frames[0][None])[0]).all()
+
+
+@pytest.mark.parametrize("field", [(24, 200), (200, 24), (32, 64)])
+def test_short_axes_are_not_underestimated(film, field):
+    # the taper hides other parts of the scene in a frame that lies elsewhere: looked at once, the
+    # gain along an axis of 24 px is 0.6
+    places = np.random.default_rng(0).uniform(-4, 4, (60, 2))
+    template, *frames = film(field, [(0, 0), *places], contrast=0.7)
+    found = found_in(white(template, 8, 0.05), frames)
+    for axis in (0, 1):
+        gain = np.polyfit(-places[:, axis], found[:, axis], 1)[0]
+        assert gain == pytest.approx(1, abs=0.1)

@@ -407,7 +407,7 @@ def _select(full, rows, leak, out):  # type: ignore[no-untyped-def]
                 target[j] = source[j] - mean * lost[j]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")  # a check for zero would forbid vectors
 def _moderate(spectra, filters, noise, out):  # type: ignore[no-untyped-def]
     """Multiply spectra, their power limited to that of the noise, with filters."""
     one = np.float32(1)
@@ -416,9 +416,9 @@ def _moderate(spectra, filters, noise, out):  # type: ignore[no-untyped-def]
             row, factor, target = spectra[window, k], filters[window, k], out[window, k]
             level = noise[k]
             for j in range(len(level)):
-                value = row[j]
-                power = value.real * value.real + value.imag * value.imag
-                target[j] = value * factor[j] / np.sqrt(one + power / level[j])
+                a, b, c, d = row[j].real, row[j].imag, factor[j].real, factor[j].imag
+                gain = one / np.sqrt(one + (a * a + b * b) / level[j])
+                target[j] = complex(gain * (a * c - b * d), gain * (a * d + b * c))
 
 
 @njit(nogil=True, cache=True)
