@@ -59,7 +59,7 @@ def finished(movie_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def cropped(movie_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A session of that recording whose corrected movie is cropped; not to be changed."""
     path = tmp_path_factory.mktemp("session") / "cropped.zarr"
-    correction = {"borders": "crop", "patch_size": 24, "patch_overlap": 8}
+    correction = {"borders": "crop", "patch_size": 32, "patch_overlap": 8}
     recipe = Recipe({"import": {"frame_rate": FRAME_RATE}, "motion_correction": correction})
     run(path, [movie_path], recipe=recipe, until="motion_correction")
     return path

@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 
 __all__ = ["Measurements", "MotionQuality", "combine", "combine_lazily", "measure", "sampling"]
 
-MAX_SAMPLES = 500
+MAX_SAMPLES = 300
 """Sampled frames; more make the principal components no better, only slower."""
 
 SAMPLE_PIXELS = 2**16
@@ -124,7 +124,7 @@ def sampling(n_frames: int) -> int:
     Examples
     --------
     >>> sampling(300), sampling(500), sampling(501), sampling(0)
-    (1, 1, 2, 1)
+    (1, 2, 2, 1)
     """
     return max(1, math.ceil(n_frames / MAX_SAMPLES))
 
