@@ -114,7 +114,7 @@ class MotionQuality:
 
 
 def sampling(n_frames: int) -> int:
-    """Return the distance between sampled frames that gives at most 500 of them.
+    """Return the distance between sampled frames that gives at most 300 of them.
 
     Parameters
     ----------
