@@ -1,12 +1,13 @@
 """Time motion correction, read to written, in multiples of floors timed in the same run.
 
-    python benchmarks/bench_motion.py [--frames 2000] [--memory]
+    python benchmarks/bench_motion.py [--frames 8000] [--no-memory]
 
 The floors, on one core: a pair of real Fourier transforms of 512 x 512 px, there and back
 (scipy.fft.rfft2 and irfft2, float32), and a copy of a frame of uint16; medians, timed before and
 after each run. The stage is run as users run it, template, measures of quality and writing
-included, by one worker, then by two. ``--memory`` also runs 2,000 and 20,000 frames of 512 x 512,
-each in a process of its own, and says how much more the longer one takes. Quote the ratios.
+included, by one worker, then by two. Then 2,000 and 20,000 frames of 512 x 512 are run, each in a
+process of its own, to say how much more memory the longer one takes, unless ``--no-memory``. Quote
+the ratios.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def main() -> None:
     from rich.table import Table
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=2000)
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--frames", type=int, default=8000)
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:

@@ -262,10 +262,25 @@ def test_covariance_is_symmetric_and_positive(scene, planes):
         PiecewiseFilter.of(template.astype(np.float32), grid, 3.0),
         PiecewiseFilter.of(np.ones_like(template, np.float32), grid, 3.0),  # no structure at all
     ):
-        covariance = found.covariance()
-        assert covariance.shape == (planes * 12, planes * 12)
-        np.testing.assert_allclose(covariance, covariance.T, atol=1e-12 * np.abs(covariance).max())
-        assert np.linalg.eigvalsh(covariance).min() > 0
+        for plane in range(planes):
+            covariance = found.covariance(plane)
+            assert covariance.shape == (12, 12)
+            largest = np.abs(covariance).max()
+            np.testing.assert_allclose(covariance, covariance.T, atol=1e-12 * largest)
+            assert np.linalg.eigvalsh(covariance).min() > 0
+
+
+def test_each_plane_has_a_covariance_of_its_own(scene):
+    template = np.stack([scene((96, 128), seed) for seed in range(2)])
+    both = white(template, Grid.over((2, 96, 128), 64, 16), 0.5)
+    power = both.noise
+    for plane in range(2):
+        grid = Grid.over((1, 96, 128), 64, 16)
+        alone = PiecewiseFilter.of(template[plane : plane + 1].astype(np.float32), grid, 3.0, power)
+        # float32 products of two planes' spectra against one's; what the template adds to the noise
+        # is a mean over the planes
+        np.testing.assert_allclose(both.covariance(plane), alone.covariance(), rtol=0.05, atol=1e-4)
+    assert not np.allclose(both.covariance(0), both.covariance(1), rtol=0.05, atol=1e-4)
 
 
 def test_covariance_is_that_of_the_shifts_of_noisy_frames(scene):

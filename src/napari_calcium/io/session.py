@@ -377,8 +377,9 @@ class Session:
         InputError
             If motion correction has not run.
         """
-        flagged = self.shifts().flagged
-        if flagged is not None and flagged.all():
+        self.array("motion_correction/shifts_rigid")
+        flagged = "motion_correction/flagged"
+        if flagged in self and self.read(flagged).all():
             return (
                 "No frame agrees with the template better than noise does, so none was moved; "
                 "set smoothing to 2 px, or give a template, and run again."

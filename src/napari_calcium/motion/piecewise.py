@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from napari_calcium.motion.correlation import (
@@ -204,16 +203,14 @@ class PiecewiseFilter:
         clean = np.empty_like(shifts)
         for plane in range(self.grid.planes):
             part = slice(plane, plane + 1)
-            clean[:, part] = without_noise(shifts[:, part], self._covariance(plane), usable)
+            clean[:, part] = without_noise(shifts[:, part], self.covariance(plane), usable)
         return clean
 
-    def covariance(self) -> Doubles:
-        """Return the covariance (patch and axis, patch and axis) that noise gives shifts, px^2."""
-        planes = [self._covariance(plane) for plane in range(self.grid.planes)]
-        return np.asarray(scipy.linalg.block_diag(*planes), np.float64)
+    def covariance(self, plane: int = 0) -> Doubles:
+        """Return the covariance (patch and axis, patch and axis) that noise gives shifts, px^2.
 
-    def _covariance(self, plane: int) -> Doubles:
-        """Return the part of `covariance` that is one plane's; planes share no noise."""
+        Of the patches of one plane; planes share no noise.
+        """
         noise = self.matched.noise if self.noise is None else self.noise
         shared = self.grid.shared_noise(self.matched.band.taper)
         own = slice(plane * len(shared), (plane + 1) * len(shared))
