@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from napari_calcium.components import Background, Components, Quality
+from napari_calcium.components import PROPERTIES, Background, Components, Quality
 
 SHAPE = (37, 53)
 PIXELS = 37 * 53
@@ -66,6 +66,7 @@ def test_a_footprint_is_an_image_of_rows_and_columns(components: Components) -> 
         residuals=rows(1),
         deconvolved=rows(1),
         cell_id=np.array([0]),
+        **dict.fromkeys(PROPERTIES),
     )
     assert np.argwhere(single.footprint(0)).tolist() == [[2, 40]]
 
@@ -83,6 +84,8 @@ def test_a_footprint_is_an_image_of_rows_and_columns(components: Components) -> 
         ({"cell_id": np.array([4, 1, 4])}, "two cells have the same identity"),
         ({"background": Background(columns(1), rows(1, 8))}, "other frames than the traces"),
         ({"traces": np.zeros(9)}, "traces have 1 axes"),
+        ({"noise": np.zeros(2)}, r"3 cells, noise \(2,\)"),
+        ({"time_constants": np.zeros(3)}, r"3 cells, time_constants \(3,\)"),
     ],
 )
 def test_parts_that_do_not_fit(
@@ -107,8 +110,18 @@ def test_no_cells(components: Components) -> None:
         residuals=rows(0),
         deconvolved=rows(0),
         cell_id=np.arange(0),
+        **dict.fromkeys(PROPERTIES),
     )
     assert none.n_cells == 0
+    assert none.time_constants.shape == (0, 2)
+
+
+def test_what_is_not_known_of_a_cell_is_nan(components: Components) -> None:
+    assert np.isnan(components.baseline).all()
+    assert components.time_constants.shape == (3, 2)
+    known = replace(components, noise=[1, 2, 3])
+    assert known.noise.dtype == np.float32
+    assert known.noise.tolist() == [1, 2, 3]
 
 
 def test_they_cannot_be_changed(components: Components) -> None:

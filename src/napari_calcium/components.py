@@ -12,6 +12,9 @@ __all__ = ["Background", "Components", "Quality"]
 
 Floats = NDArray[np.float32]
 
+PROPERTIES: dict[str, tuple[int, ...]] = {"baseline": (), "noise": (), "time_constants": (2,)}
+"""What may be known of each cell beyond its traces, and its axes beyond (cell,)."""
+
 
 @dataclass(frozen=True)
 class Background:
@@ -62,6 +65,14 @@ class Components:
         Everything that is not a cell.
     cell_id : ndarray of int64 (cell,)
         Identity of each cell; stays with the cell when others are removed.
+    baseline : ndarray (cell,), optional
+        Fluorescence at rest under the footprint, neuropil included, in the traces' unit: what the
+        static image adds to a trace that is measured by itself. NaN where not known, as the next.
+    noise : ndarray (cell,), optional
+        Standard deviation of the raw trace's white noise, in the traces' unit (CaImAn:
+        ``neurons_sn``).
+    time_constants : ndarray (cell, 2), optional
+        Of a transient's decay and rise, s (CaImAn: ``g``); NaN where the model has none.
 
     Raises
     ------
@@ -84,6 +95,9 @@ class Components:
     deconvolved: Floats
     background: Background
     cell_id: NDArray[np.int64]
+    baseline: Floats = None  # type: ignore[assignment]
+    noise: Floats = None  # type: ignore[assignment]
+    time_constants: Floats = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "footprints", _columns(self.footprints))
@@ -91,6 +105,10 @@ class Components:
         for name in ("traces", "residuals", "deconvolved"):
             object.__setattr__(self, name, _rows(name, getattr(self, name)))
         object.__setattr__(self, "cell_id", np.ascontiguousarray(self.cell_id, dtype=np.int64))
+        for name, shape in PROPERTIES.items():
+            values = getattr(self, name)
+            values = np.full((self.n_cells, *shape), np.nan) if values is None else values
+            object.__setattr__(self, name, np.ascontiguousarray(values, dtype=np.float32))
         self._check()
 
     def _check(self) -> None:
@@ -105,6 +123,9 @@ class Components:
             raise ValueError(
                 f"{cells} footprints, {len(self.traces)} traces, {self.cell_id.size} identities"
             )
+        for name, shape in PROPERTIES.items():
+            if getattr(self, name).shape != (cells, *shape):
+                raise ValueError(f"{cells} cells, {name} {getattr(self, name).shape}")
         if len(np.unique(self.cell_id)) != cells:
             raise ValueError("two cells have the same identity")
         if self.background.traces.shape[1] != self.traces.shape[1]:

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from zarr.errors import ContainsGroupError
 
-from napari_calcium.components import Background, Components, Quality
+from napari_calcium.components import PROPERTIES, Background, Components, Quality
 from napari_calcium.errors import InputError
 from napari_calcium.io.shards import COMPRESSOR, ShardedFrames
 from napari_calcium.movie import Movie
@@ -151,6 +151,11 @@ VARIABLES: Mapping[str, Variable] = {
         ("component", "time"), "counts", "activity of the background"
     ),
     "source_extraction/cell_id": Variable(("cell",), "1", "identity of each cell"),
+    "source_extraction/baseline": Variable(("cell",), "counts", "at rest, neuropil included"),
+    "source_extraction/noise": Variable(("cell",), "counts", "sd of the raw trace's white noise"),
+    "source_extraction/time_constants": Variable(
+        ("cell", "kind"), "s", "of a transient's decay and rise; NaN where the model has none"
+    ),
     "component_evaluation/snr": Variable(("cell",), "1", "exceptionality of the best transient"),
     "component_evaluation/spatial_correlation": Variable(
         ("cell",), "1", "footprint against the movie at the cell's transients"
@@ -406,6 +411,7 @@ class Session:
                 self.read(f"{group}/background/traces"),
             ),
             cell_id=self.read(f"{group}/cell_id"),
+            **{n: self.read(f"{group}/{n}") for n in PROPERTIES if f"{group}/{n}" in self},
         )
 
     def footprints(self) -> sp.csc_array:
@@ -582,6 +588,7 @@ def components_to_arrays(components: Components) -> dict[str, NDArray[Any]]:
         **_sparse_to_arrays("background/footprints", components.background.footprints),
         "background/traces": components.background.traces,
         "cell_id": components.cell_id,
+        **{name: getattr(components, name) for name in PROPERTIES},
     }
 
 
