@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from napari_calcium.footprints import (
     areas,
-    connected_footprints,
     cosines,
     cropped,
     dilated_support,
@@ -15,6 +14,7 @@ from napari_calcium.footprints import (
     outlines,
     placed,
     spreads,
+    trimmed_footprints,
     unit,
 )
 
@@ -69,7 +69,7 @@ def test_no_footprints_at_all() -> None:
     assert cosines(none).shape == (0, 0)
     assert unit(none).shape == none.shape
     assert dilated_support(none, SHAPE, 2).shape == none.shape
-    assert connected_footprints(none, SHAPE, 0.1).shape == none.shape
+    assert trimmed_footprints(none, SHAPE, 0.1).shape == none.shape
 
 
 def test_the_spread_is_1_for_a_disc_and_more_for_a_line() -> None:
@@ -96,7 +96,7 @@ def test_support_of_nothing_is_nothing(footprints: sp.csc_array) -> None:
 
 def test_the_strongest_connected_part_is_kept() -> None:
     small_but_bright, large = 3 * disc(8, 10, 3), disc(25, 40, 6)
-    (kept,) = images(connected_footprints(matrix(small_but_bright + large), SHAPE, 0.1))
+    (kept,) = images(trimmed_footprints(matrix(small_but_bright + large), SHAPE, 0.1))
     assert kept[25, 40] == 1  # 113 px of 1 outweigh 29 px of 3
     assert kept[8, 10] == 0
 
@@ -104,7 +104,7 @@ def test_the_strongest_connected_part_is_kept() -> None:
 def test_single_bright_pixels_are_no_part() -> None:
     speckled = disc(18, 30, 5)
     speckled[2, 2] = speckled[30, 50] = 5
-    (kept,) = images(connected_footprints(matrix(speckled), SHAPE, 0.1))
+    (kept,) = images(trimmed_footprints(matrix(speckled), SHAPE, 0.1))
     assert kept[2, 2] == kept[30, 50] == 0
     assert np.count_nonzero(kept) > 0.9 * disc(18, 30, 5).sum()
 
@@ -112,7 +112,7 @@ def test_single_bright_pixels_are_no_part() -> None:
 def test_footprints_smaller_than_the_filter_survive_whole() -> None:
     point = np.zeros(SHAPE, np.float32)
     point[36, 52] = 2
-    found = images(connected_footprints(matrix(point, np.zeros(SHAPE)), SHAPE, 0.1))
+    found = images(trimmed_footprints(matrix(point, np.zeros(SHAPE)), SHAPE, 0.1))
     np.testing.assert_array_equal(found, [point, np.zeros(SHAPE)])
 
 

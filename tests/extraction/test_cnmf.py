@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from napari_calcium.components import Components
 from napari_calcium.errors import InputError
-from napari_calcium.extraction import cnmf
-from napari_calcium.extraction.cnmf import SourceExtractionParameters, extract_sources
+from napari_calcium.extraction.cnmf import SourceExtractionParameters, extract_sources, fit_model
 from napari_calcium.extraction.noise import pixel_noise
+from napari_calcium.extraction.search import search
 from napari_calcium.movie import Movie
 from napari_calcium.simulation import SimulationParameters, simulate
 from napari_calcium.truth import Truth, score_cells
@@ -251,10 +251,14 @@ def test_neighbours_are_told_apart() -> None:
 
 
 def test_merging_can_be_switched_off(simulated: Simulated) -> None:
-    frames, _, found = simulated
-    apart = extracted(frames, replace(DEFAULT, merge_correlation=1.5), frame_rate=15.0)
-    joined = extracted(frames, replace(DEFAULT, merge_correlation=0.0), frame_rate=15.0)
-    assert joined.n_cells < min(found.n_cells, apart.n_cells)
+    frames, *_ = simulated
+    movie = Movie(da.from_array(frames), 15.0)
+    merged = {}
+    for merge, correlation in ((True, 0.0), (True, 1.5), (False, 0.0)):
+        parameters = replace(DEFAULT, merge=merge, merge_correlation=correlation)
+        merged[merge, correlation] = fit_model(movie, parameters).compute().census.merged
+    assert merged[True, 0.0] > 0
+    assert merged[True, 1.5] == merged[False, 0.0] == 0
 
 
 def test_what_is_too_large_becomes_background() -> None:
@@ -332,5 +336,5 @@ def test_noise_is_that_of_single_frames(decay_time: float) -> None:
     """Also where cells are searched in averaged frames; the sd of 400 frames is known to 4 %."""
     frames = np.random.default_rng(3).normal(1000, 7, (400, 37, 53)).astype(np.float32)
     movie = Movie(da.from_array(frames, chunks=100), frame_rate=10.0)
-    model = cnmf._search(movie, SourceExtractionParameters(decay_time=decay_time)).compute()
+    model = search(movie, SourceExtractionParameters(decay_time=decay_time)).compute()
     assert np.median(model.noise) == pytest.approx(7, rel=0.05)

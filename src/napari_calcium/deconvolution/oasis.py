@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from napari_calcium.deconvolution.autoregression import decay_coefficient, noise_level
 
-__all__ = ["Deconvolution", "Deconvolved", "deconvolve", "deconvolve_ar1", "deconvolve_cells"]
+__all__ = [
+    "Deconvolution",
+    "Deconvolved",
+    "deconvolve",
+    "deconvolve_ar1",
+    "deconvolve_cells",
+    "pool_violators",
+]
 
 Floats = NDArray[np.float32]
 
@@ -248,7 +255,7 @@ def _missing(trace: Floats) -> Floats:
 
 
 @njit(nogil=True, cache=True)
-def _pool(trace, g, penalty, baseline, value, power, length):  # type: ignore[no-untyped-def]
+def pool_violators(trace, g, penalty, baseline, value, power, length):  # type: ignore[no-untyped-def]
     """Pool adjacent violators of a trace above its baseline, less the price of calcium.
 
     Activity costs what the calcium after it costs: ``1 - g`` of the penalty per frame, and the
@@ -278,7 +285,7 @@ def _reconstruct(trace, g, penalty, baseline):  # type: ignore[no-untyped-def]
     n_frames = len(trace)
     value, power = np.empty(n_frames), np.empty(n_frames)
     length = np.empty(n_frames, np.int64)
-    n = _pool(trace, g, penalty, baseline, value, power, length)
+    n = pool_violators(trace, g, penalty, baseline, value, power, length)
     calcium, activity = np.zeros(n_frames, np.float32), np.zeros(n_frames, np.float32)
     start, before = 0, 0.0
     for pool in range(n):
@@ -301,7 +308,7 @@ def _moments(trace, g, penalty, baseline, pools):  # type: ignore[no-untyped-def
     the mean is 0) and ``of_penalty``.
     """
     value, power, length = pools
-    n = _pool(trace, g, penalty, baseline, value, power, length)
+    n = pool_violators(trace, g, penalty, baseline, value, power, length)
     total = square = of_baseline = mixed = of_penalty = 0.0
     for frame in range(len(trace)):
         above = trace[frame] - baseline

@@ -9,7 +9,7 @@ of cells given beforehand.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from napari_calcium.extraction.noise import pixel_noise
 
-__all__ = ["Seeds", "find_cells", "greedy"]
+__all__ = ["Greedy", "greedy", "high_pass"]
 
 Floats = NDArray[np.float32]
 
@@ -27,46 +27,24 @@ ITERATIONS = 4  # rank-one iterations on one cell
 EDGE = 0.2  # a footprint ends where it falls below this part of its maximum
 
 
-@dataclass(frozen=True)
-class Seeds:
-    """Cells found in one patch, and what else was learnt of it.
+class Greedy(NamedTuple):
+    """Cells that `greedy` found, and what it passed over.
 
     Parameters
     ----------
     footprints : ndarray (cell, y, x)
-        On the patch.
+        Of unit norm.
     traces : ndarray (cell, bin)
-        On the binned time axis.
-    mean, noise : ndarray (y, x)
-        Mean and white noise of the binned frames.
+    few_pixels : int
+        Places that were active enough but had too few pixels.
+    strongest : float
+        Largest score that was not enough; -inf where nothing is left.
     """
 
     footprints: Floats
     traces: Floats
-    mean: Floats
-    noise: Floats
-
-
-def find_cells(frames: Floats, radius: float, threshold: float, min_pixels: int) -> Seeds:
-    """Find the cells of a patch.
-
-    Parameters
-    ----------
-    frames : ndarray (bin, y, x), float32
-        The patch, averaged in bins of time; used as working memory.
-    radius : float
-        Radius of a cell, px.
-    threshold : float
-        Smallest score of a cell: root of the summed squared activity, in standard deviations.
-    min_pixels : int
-        Footprints of fewer pixels are dropped.
-    """
-    mean = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
-    noise = pixel_noise(frames)
-    frames -= np.median(frames[:: max(1, len(frames) // 500)], axis=0)
-    frames -= _surround(frames, radius)
-    footprints, traces = greedy(frames, radius, threshold, min_pixels)
-    return Seeds(footprints, traces, mean, noise)
+    few_pixels: int
+    strongest: float
 
 
 def high_pass(frames: Floats, radius: float) -> Floats:
@@ -85,28 +63,50 @@ def _blurred(frames: Floats, sigma: float) -> Floats:
 
 
 def greedy(
-    sharp: Floats, radius: float, threshold: float, min_pixels: int
-) -> tuple[Floats, Floats]:
+    sharp: Floats, radius: float, threshold: float, min_pixels: int, n_cells: int = 0
+) -> Greedy:
     """Explain a high-passed patch by cells, one after the other.
 
     Parameters
     ----------
     sharp : ndarray (bin, y, x), float32
-        High-passed frames of zero median.
-    radius, threshold, min_pixels
-        See `find_cells`.
+        High-passed frames of zero median; see `high_pass`.
+    radius : float
+        Radius of a cell, px.
+    threshold : float
+        Smallest score of a cell: root of the summed squared activity, in standard deviations of
+        its noise.
+    min_pixels : int
+        Footprints of fewer pixels are dropped.
+    n_cells : int
+        Cells to find, whatever their score; 0: all of at least `threshold`.
 
     Returns
     -------
-    footprints : ndarray (cell, y, x)
-    traces : ndarray (cell, bin)
+    Greedy
+        The strongest first.
+
+    References
+    ----------
+    Pnevmatikakis et al. 2016, 10.1016/j.neuron.2015.11.037.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> frames = rng.normal(size=(200, 37, 53)).astype(np.float32)
+    >>> len(greedy(frames, 3, 12, 8).traces)
+    0
+    >>> frames[50:60, 10:16, 30:36] += 4
+    >>> footprint = greedy(frames, 3, 12, 8).footprints[0]
+    >>> [int(round(float(place.mean()))) for place in np.nonzero(footprint)]
+    [12, 32]
     """
     n, height, width = sharp.shape
     smooth = _blurred(sharp, 0.5 * radius)
     scale = pixel_noise(smooth)
     footprints, traces = [np.zeros((0, height, width), np.float32)], [np.zeros((0, n), np.float32)]
     if not scale.any():  # fewer than three frames, or nothing that changes
-        return footprints[0], traces[0]
+        return Greedy(footprints[0], traces[0], 0, -np.inf)
     scale = np.maximum(scale, 1e-6 * float(scale.max()))
     smooth /= scale
     # pixel-major, so that one pixel's trace is contiguous
@@ -117,14 +117,19 @@ def greedy(
     _score(filtered, score, 0, height, 0, width, ACTIVE)
     most = int(4 * height * width / (np.pi * radius**2)) + 1
     reach = int(np.ceil(2 * radius))
+    few_pixels, strongest = 0, -np.inf
     for _ in range(most):
         y, x = np.unravel_index(int(np.argmax(score)), score.shape)
-        if score[y, x] < threshold:
+        if score[y, x] <= 0 or (score[y, x] < threshold and not n_cells):
+            strongest = float(score[y, x])
+            break
+        if n_cells and len(traces) > n_cells:
             break
         box = _box(int(y), int(x), reach, height, width)
         seed = filtered[y, x]
         found = _rank_one(pixels[box], seed, (int(y) - box[0].start, int(x) - box[1].start))
         if found is None or np.count_nonzero(found[0]) < min_pixels:
+            few_pixels += 1
             score[_box(int(y), int(x), int(np.ceil(radius / 2)), height, width)] = -np.inf
             continue
         footprint = np.zeros((height, width), np.float32)
@@ -132,7 +137,7 @@ def greedy(
         footprints.append(footprint[None])
         traces.append(found[1][None])
         _subtract(pixels, filtered, score, scale, footprint, found[1], radius, box)
-    return np.concatenate(footprints), np.concatenate(traces)
+    return Greedy(np.concatenate(footprints), np.concatenate(traces), few_pixels, strongest)
 
 
 def _box(y: int, x: int, reach: int, height: int, width: int) -> tuple[slice, slice]:

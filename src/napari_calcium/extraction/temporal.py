@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy import linalg
 
-__all__ = ["demixed_traces"]
+from napari_calcium.deconvolution.decay import fitted_decay
+from napari_calcium.deconvolution.oasis import deconvolve_cells
+from napari_calcium.traces import noise_level
+
+__all__ = ["Denoised", "demixed_traces", "denoise"]
+
+Floats = NDArray[np.float32]
 
 RIDGE = 1e-6
+
+NORMAL_QUARTER = 0.6745
+"""Distance of the lower quartile of normally distributed values from their mean, sd."""
 
 
 def demixed_traces(footprints: sp.csc_array, products: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -44,3 +55,75 @@ def demixed_traces(footprints: sp.csc_array, products: NDArray[np.float32]) -> N
     factor = linalg.cho_factor(unit)
     solved = linalg.cho_solve(factor, products * scale[:, None])
     return np.ascontiguousarray(solved * scale[:, None], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """Traces with their noise taken away.
+
+    Parameters
+    ----------
+    calcium : ndarray (cell, time)
+        Denoised fluorescence with its baseline, in the traces' unit.
+    activity : ndarray (cell, time)
+        Non-negative increments of calcium per frame, in the traces' unit.
+    baseline, noise : ndarray (cell,)
+        Fluorescence without calcium, and standard deviation of the noise, in the traces' unit.
+    time_constants : ndarray (cell, 2)
+        Of decay and rise, frames; NaN where the model has none.
+    """
+
+    calcium: Floats
+    activity: Floats
+    baseline: Floats
+    noise: Floats
+    time_constants: Floats
+
+
+def denoise(traces: Floats, order: int = 1, penalized: bool = False) -> Denoised:
+    """Take the noise out of traces by the calcium model of an order, fitted to them.
+
+    Parameters
+    ----------
+    traces : ndarray (cell, time)
+        Fluorescence in any unit; any offset; a trace with NaN gives NaN.
+    order : {0, 1, 2}
+        Of the calcium's autoregression: 0 leaves the traces as they are, 1 decays, 2 also rises.
+    penalized : bool
+        Whether activity is shrunk until the residual is as large as the noise.
+
+    Returns
+    -------
+    Denoised
+        Of order 0, `calcium` is the trace itself, and `activity` what of it is above the baseline,
+        a quarter of the frames being taken for silent.
+
+    References
+    ----------
+    Pnevmatikakis et al. 2016, 10.1016/j.neuron.2015.11.037.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> calcium = np.stack([np.convolve(rng.random(900) < 0.02, 0.9 ** np.arange(60))[:900]] * 2)
+    >>> found = denoise(10 * calcium + rng.normal(size=calcium.shape))
+    >>> bool(np.corrcoef(found.calcium[0], calcium[0])[0, 1] > 0.99)
+    True
+    """
+    traces = np.asarray(traces, np.float32)
+    noise = noise_level(traces)
+    if order == 0:
+        return _as_they_are(traces, noise)
+    decay = fitted_decay(traces, noise)
+    found = deconvolve_cells(traces, decay, noise, penalized=penalized)
+    constants = np.full((len(traces), 2), np.nan, np.float32)
+    constants[:, 0] = -1 / np.log(decay)
+    return Denoised(found.calcium, found.activity, found.baseline, noise, constants)
+
+
+def _as_they_are(traces: Floats, noise: Floats) -> Denoised:
+    quarter = np.quantile(traces, 0.25, axis=1) if traces.shape[1] else np.zeros(len(traces))
+    baseline = (quarter + NORMAL_QUARTER * noise).astype(np.float32)
+    activity = np.maximum(traces - baseline[:, None], 0)
+    constants = np.full((len(traces), 2), np.nan, np.float32)
+    return Denoised(traces, activity, baseline, noise, constants)

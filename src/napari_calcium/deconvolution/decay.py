@@ -1,0 +1,167 @@
+"""How fast calcium decays, from the traces themselves: the decay that predicts them best.
+
+The autocovariance of a trace is that of calcium only where spikes do not depend on each other;
+bursts make it longer, by a factor of two and more. The decay is therefore chosen by how well the
+deconvolved trace would predict the same calcium under new noise, for which the residual and the
+number of spikes together are an unbiased estimate (Stein 1981, 10.1214/aos/1176345632). A decay too
+short needs more spikes, one too long leaves more residual.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from napari_calcium.deconvolution.autoregression import MAX_DECAY, decay_coefficient, noise_level
+from napari_calcium.deconvolution.oasis import deconvolve, pool_violators
+
+__all__ = ["fitted_decay"]
+
+Doubles = NDArray[np.float64]
+
+SHORTEST, LONGEST, FACTOR = 0.8, 600.0, 1.2
+"""Time constants that are tried, frames; each is `FACTOR` times the one before."""
+
+NEAR = 4.0
+"""Cells of one recording have time constants within this factor of what is usual in it."""
+
+TELLING = 50
+"""So many cells, those that vary most against their noise, say where the usual one lies."""
+
+ANCHORS = 1.7
+"""Factor between time constants at which the baseline is worked out; interpolated between."""
+
+LEAST_SPREAD = 0.05
+"""Least standard deviation of the time constants' logarithm that cells are taken to differ by."""
+
+
+def fitted_decay(
+    traces: NDArray[np.floating], noise: NDArray[np.floating] | None = None
+) -> NDArray[np.float32]:
+    """Return the coefficient g of ``calcium[t] = g * calcium[t - 1] + activity[t]`` of each trace.
+
+    Cells of one recording have the same indicator: what all of them say is each one's prior, and
+    the more a trace shows, the less it is drawn to the others.
+
+    Parameters
+    ----------
+    traces : ndarray (cell, time)
+        Fluorescence in any unit; any offset. Only finite traces are used.
+    noise : ndarray (cell,), optional
+        Standard deviation of the noise, in the traces' unit; by default from `noise_level`.
+
+    Returns
+    -------
+    ndarray (cell,), float32
+        Coefficients, above 0 and at most `MAX_DECAY`. Traces that show nothing get what the others
+        say; where none shows anything, the autocovariance decides (`decay_coefficient`).
+
+    Raises
+    ------
+    ValueError
+        If `traces` are not (cell, time) or `noise` is not (cell,).
+
+    References
+    ----------
+    .. [1] Stein, Ann. Statist. 1981, doi:10.1214/aos/1176345632
+    .. [2] Zou, Hastie & Tibshirani, Ann. Statist. 2007, doi:10.1214/009053607000000127 (degrees of
+       freedom)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> spikes = 8.0 * (rng.random((5, 3000)) < 0.02)
+    >>> kernel = 0.95 ** np.arange(200)
+    >>> calcium = np.stack([np.convolve(each, kernel)[:3000] for each in spikes])
+    >>> fitted_decay(calcium + rng.normal(size=calcium.shape)).round(2)
+    array([0.95, 0.95, 0.95, 0.95, 0.95], dtype=float32)
+    """
+    traces = np.asarray(traces, np.float32)
+    noise = noise_level(traces) if noise is None else np.asarray(noise, np.float32)
+    start = decay_coefficient(traces, noise)
+    shows = np.flatnonzero(np.isfinite(traces).all(axis=1) & (noise > 0))
+    if len(shows) == 0 or traces.shape[1] < 3:
+        return start
+    seen, sd = np.ascontiguousarray(traces[shows]), noise[shows].astype(np.float64)
+    telling = np.argsort(-seen.std(axis=1) / sd, kind="stable")[:TELLING]
+    usual = np.median(_fitted(seen[telling], sd[telling], SHORTEST, LONGEST)[0])
+    decay, risk = _fitted(seen, sd, max(SHORTEST, usual / NEAR), min(LONGEST, usual * NEAR))
+    return _for_all(start, shows, np.exp(-1 / decay), risk)
+
+
+def _fitted(
+    traces: NDArray[np.float32], noise: Doubles, shortest: float, longest: float
+) -> tuple[Doubles, Doubles]:
+    """Return the time constant of each trace, frames, and the risk of each that was tried."""
+    tried, anchors = _spaced(shortest, longest, FACTOR), _spaced(shortest, longest, ANCHORS)
+    baseline = np.empty((len(traces), len(anchors)))
+    for cell, trace in enumerate(traces):
+        for i, decay in enumerate(_coefficients(anchors)):
+            baseline[cell, i] = deconvolve(trace, float(decay), float(noise[cell])).baseline
+    places = np.log(tried)
+    known = [np.interp(places, np.log(anchors), levels) for levels in baseline]
+    risk = _risks(traces, np.array(known), noise, _coefficients(tried))
+    return np.exp(_chosen(risk, places)), risk
+
+
+def _spaced(shortest: float, longest: float, factor: float) -> Doubles:
+    steps = max(2, 1 + round(np.log(longest / shortest) / np.log(factor)))
+    return np.geomspace(shortest, longest, steps)
+
+
+def _coefficients(frames: Doubles) -> Doubles:
+    return np.minimum(np.exp(-1 / frames), MAX_DECAY)
+
+
+def _for_all(
+    start: NDArray[np.float32], shows: NDArray[np.intp], decay: Doubles, risk: Doubles
+) -> NDArray[np.float32]:
+    """Give traces that cannot be used what is usual among the others."""
+    if not np.ptp(risk, axis=1).any():
+        return start
+    chosen = np.full(len(start), np.median(decay))
+    chosen[shows] = decay
+    return chosen.astype(np.float32)
+
+
+def _chosen(risk: Doubles, places: Doubles) -> Doubles:
+    """Return each cell's place of least risk, drawn to where the cells' usual one lies.
+
+    Half the risk counts as a negative log likelihood; the logarithms of the time constants are
+    taken for normally distributed over cells, with mean and spread found from all of them.
+    """
+    evidence = np.exp(-0.5 * (risk - risk.min(axis=1, keepdims=True)))
+    mean, spread = float(np.average(places, weights=evidence.sum(axis=0))), float(np.ptp(places))
+    for _ in range(50):
+        posterior = evidence * np.exp(-0.5 * ((places - mean) / spread) ** 2)
+        posterior /= np.maximum(posterior.sum(axis=1, keepdims=True), 1e-300)
+        share = posterior.mean(axis=0)
+        mean = float(share @ places / share.sum())
+        spread = max(float(np.sqrt(share @ (places - mean) ** 2 / share.sum())), LEAST_SPREAD)
+    return posterior @ places
+
+
+@njit(nogil=True, cache=True)
+def _risks(traces, baseline, noise, tried):  # type: ignore[no-untyped-def]
+    """Squared residual in units of the noise's variance plus twice the spikes, (cell, decay)."""
+    n_frames = traces.shape[1]
+    value, power = np.empty(n_frames), np.empty(n_frames)
+    length = np.empty(n_frames, np.int64)
+    risk = np.empty((len(traces), len(tried)))
+    for cell in range(len(traces)):
+        trace = traces[cell]
+        for i in range(len(tried)):
+            g, level = tried[i], baseline[cell, i]
+            total = 0.0
+            for frame in range(n_frames):
+                total += (trace[frame] - level) ** 2
+            n = pool_violators(trace, g, 0.0, level, value, power, length)
+            residual, spikes = total, 0
+            for k in range(n):
+                if value[k] > 0:
+                    residual -= value[k] ** 2 * (1.0 - power[k] ** 2) / (1.0 - g * g)
+                    spikes += 1
+            risk[cell, i] = residual / noise[cell] ** 2 + 2.0 * spikes
+    return risk

@@ -1,0 +1,176 @@
+"""The refinement: footprints and traces of the whole field in turn, each a pass over the movie."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from dask.delayed import Delayed, delayed
+from numpy.typing import NDArray
+
+from napari_calcium.components import Background, Components
+from napari_calcium.extraction.merging import inside_stronger, merge_groups, merged
+from napari_calcium.extraction.model import Model
+from napari_calcium.extraction.parameters import SourceExtractionParameters
+from napari_calcium.extraction.spatial import update_footprints
+from napari_calcium.extraction.temporal import demixed_traces, denoise
+from napari_calcium.footprints import (
+    areas,
+    dilated_support,
+    elliptic_support,
+    spreads,
+    trimmed_footprints,
+    unit,
+)
+from napari_calcium.movie import Movie, project, weighted_sums
+
+__all__ = ["components_of", "refined", "with_traces"]
+
+Floats = NDArray[np.float32]
+
+
+def refined(movie: Movie, model: Delayed, parameters: SourceExtractionParameters) -> Delayed:
+    """Build one refinement: traces, merging, footprints. Two passes over the movie."""
+    model = with_traces(movie, model, parameters)
+    model = delayed(_merge)(model, parameters)
+    weights = delayed(_weights)(model)
+    support = delayed(_support)(model, parameters)
+    sums = weighted_sums(movie, weights, support)
+    return delayed(_with_footprints)(model, sums, weights, parameters)
+
+
+def with_traces(movie: Movie, model: Delayed, parameters: SourceExtractionParameters) -> Delayed:
+    """Build the update of the traces: one pass over the movie."""
+    products = project(movie, model.all_footprints)
+    return delayed(_demix)(model, products, parameters)
+
+
+def _demix(model: Model, products: Floats, parameters: SourceExtractionParameters) -> Model:
+    footprints = model.all_footprints
+    products = products - (footprints.T @ model.mean)[:, None]
+    raw = demixed_traces(footprints, products)
+    denoised = denoise(raw[: model.n_cells], parameters.ar_order, parameters.penalized)
+    return replace(model, raw=raw, denoised=denoised)
+
+
+def _merge(model: Model, parameters: SourceExtractionParameters) -> Model:
+    """Merge cells whose denoised traces are alike; seeds are what somebody asked for and stay."""
+    if not parameters.merge or parameters.initialization == "seeds":
+        return model
+    raw, denoised = model.measured
+    groups = merge_groups(model.footprints, denoised.calcium, parameters.merge_correlation)
+    n_merged = model.n_cells - len(np.unique(groups))
+    if not n_merged:
+        return model
+    footprints, traces = merged(model.footprints, raw[: model.n_cells], groups)
+    norms = np.sqrt(np.asarray(footprints.multiply(footprints).sum(axis=0)))
+    traces = (traces * norms[:, None]).astype(np.float32)
+    return replace(
+        model,
+        footprints=unit(footprints),
+        census=model.census.plus(merged=n_merged),
+        raw=np.concatenate([traces, raw[model.n_cells :]]),
+        denoised=denoise(traces, parameters.ar_order, parameters.penalized),
+    )
+
+
+def _weights(model: Model) -> Floats:
+    """Return the traces that pixels are regressed on, each about its mean."""
+    raw, denoised = model.measured
+    traces = np.concatenate([denoised.calcium, raw[model.n_cells :]])
+    return np.asarray(traces - traces.mean(axis=1, keepdims=True), np.float32)
+
+
+def _support(model: Model, parameters: SourceExtractionParameters) -> sp.csc_array:
+    """Return where each component may reach."""
+    grown = elliptic_support if parameters.support == "ellipse" else dilated_support
+    cells = grown(model.footprints, model.shape, parameters.reach)
+    if model.missing.any():
+        cells = sp.csc_array(sp.diags_array((~model.missing).astype(np.float32)) @ cells)
+        cells.eliminate_zeros()
+    return sp.csc_array(sp.hstack([cells, model.neuropil], format="csc"))
+
+
+def _with_footprints(
+    model: Model, sums: sp.csc_array, weights: Floats, parameters: SourceExtractionParameters
+) -> Model:
+    """Update footprints and neuropil; what is no cell any more is dropped or becomes background."""
+    gram = weights.astype(np.float64) @ weights.T.astype(np.float64)
+    lengths = np.diff(sums.indptr)
+    norms = np.sqrt(np.diagonal(gram))
+    penalty = np.repeat(norms, lengths) * model.noise[sums.indices].astype(np.float64)
+    penalty *= np.repeat(np.arange(len(gram)) < model.n_cells, lengths) * parameters.sparsity
+    solved = update_footprints(sums, gram, penalty)
+    energy = parameters.edge_energy if parameters.footprint_edge == "energy" else None
+    cells = trimmed_footprints(
+        solved[:, : model.n_cells],
+        model.shape,
+        parameters.edge_maximum,
+        energy,
+        parameters.connected,
+    )
+    model = replace(model, neuropil=solved[:, model.n_cells :], raw=None, denoised=None)
+    if parameters.initialization == "seeds":
+        return replace(model, footprints=_or_as_before(unit(cells), model.footprints))
+    return _sorted_out(model, unit(cells), np.diagonal(gram)[: model.n_cells], parameters)
+
+
+def _or_as_before(footprints: sp.csc_array, before: sp.csc_array) -> sp.csc_array:
+    """Keep the footprint a cell had where it has lost all of it: a silent seed stays a seed."""
+    empty = np.diff(footprints.indptr) == 0
+    columns = [(before if none else footprints)[:, [i]] for i, none in enumerate(empty)]
+    return sp.csc_array(sp.hstack(columns, format="csc")) if columns else footprints
+
+
+def _sorted_out(
+    model: Model,
+    cells: sp.csc_array,
+    energy: NDArray[np.float64],
+    parameters: SourceExtractionParameters,
+) -> Model:
+    """Keep what is a cell by its size and shape; what is too large or ragged is background."""
+    empty = np.diff(cells.indptr) == 0
+    sizes = areas(cells) / parameters.disc
+    large = sizes > parameters.max_size
+    ragged = ~large & (sizes > parameters.min_size)
+    ragged &= spreads(cells, model.shape) > parameters.max_spread
+    diffuse = large | ragged
+    small = ~empty & (sizes < parameters.min_size)
+    energy = np.where(diffuse, 0, energy)
+    inside = inside_stronger(cells, energy, parameters.duplicate_overlap)
+    inside &= ~(empty | small | diffuse)
+    counts = {"faded": empty, "small": small, "large": large, "ragged": ragged, "inside": inside}
+    neuropil = [model.neuropil, cells[:, np.flatnonzero(diffuse)]]
+    return replace(
+        model,
+        footprints=sp.csc_array(cells[:, np.flatnonzero(~(empty | small | diffuse | inside))]),
+        neuropil=sp.csc_array(sp.hstack(neuropil, format="csc")),
+        census=model.census.plus(**{name: int(which.sum()) for name, which in counts.items()}),
+    )
+
+
+def components_of(model: Model, frame_rate: float) -> Components:
+    """Return the result, the cells' resting fluorescence in the static image."""
+    raw, denoised = model.measured
+    resting = denoised.baseline[:, None]
+    cells = raw[: model.n_cells] - resting
+    calcium = denoised.calcium - resting
+    neuropil = raw[model.n_cells :]
+    static = model.mean - model.footprints @ cells.mean(axis=1)
+    static -= model.neuropil @ neuropil.mean(axis=1)
+    background = sp.hstack([sp.csc_array(static.reshape(-1, 1)), model.neuropil], format="csc")
+    ones: NDArray[Any] = np.ones((1, raw.shape[1]), np.float32)
+    return Components(
+        footprints=model.footprints,
+        shape=model.shape,
+        traces=calcium,
+        residuals=cells - calcium,
+        deconvolved=denoised.activity,
+        background=Background(sp.csc_array(background), np.concatenate([ones, neuropil])),
+        cell_id=np.arange(model.n_cells),
+        baseline=model.footprints.T @ static,
+        noise=denoised.noise,
+        time_constants=denoised.time_constants / frame_rate,
+    )

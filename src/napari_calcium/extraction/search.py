@@ -1,0 +1,322 @@
+"""The search: a first guess of cells and background, patch by patch, on averaged frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from dask.delayed import Delayed, delayed
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_calcium.extraction.background import (
+    low_rank_background,
+    neuropil_footprints,
+    shared_background,
+)
+from napari_calcium.extraction.census import Census
+from napari_calcium.extraction.factorization import graph_nmf, pca_ica, sparse_nmf
+from napari_calcium.extraction.initialization import greedy, high_pass
+from napari_calcium.extraction.merging import merge_groups, merged
+from napari_calcium.extraction.model import Model
+from napari_calcium.extraction.noise import pixel_noise
+from napari_calcium.extraction.parameters import SourceExtractionParameters
+from napari_calcium.extraction.patches import Patch, boxes, cut, read_binned
+from napari_calcium.footprints import placed, unit
+from napari_calcium.movie import Box, Movie
+
+__all__ = ["Found", "find_components", "search"]
+
+Floats = NDArray[np.float32]
+
+SMOOTHNESS = 1.0
+"""Weight of a pixel's neighbours against the pixel itself, in `graph_nmf`."""
+
+TEMPORAL_WEIGHT = 0.15
+"""Weight of independence in time against that in space, in `pca_ica`."""
+
+LEAST_AREA = 0.3
+"""Area of the smallest candidate, in discs of a cell's radius."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the search found in one patch.
+
+    Parameters
+    ----------
+    footprints : ndarray (cell, y, x)
+        On the patch.
+    traces : ndarray (cell, bin)
+        On the binned time axis.
+    mean, noise : ndarray (y, x)
+        Mean and white noise of the binned frames; NaN where a pixel is missing.
+    background : ndarray (n, y, x)
+        Low-rank background, of unit norm; none unless it was asked for.
+    background_traces : ndarray (n, bin)
+    census : Census
+    """
+
+    footprints: Floats
+    traces: Floats
+    mean: Floats
+    noise: Floats
+    background: Floats
+    background_traces: Floats
+    census: Census
+
+
+def search(
+    movie: Movie, parameters: SourceExtractionParameters, seeds: sp.csc_array | None = None
+) -> Delayed:
+    """Build the search for cells in all patches and their union into one model.
+
+    Parameters
+    ----------
+    movie : Movie
+        Registered.
+    parameters : SourceExtractionParameters
+        See there.
+    seeds : scipy.sparse.csc_array (pixel, cell), optional
+        Where the cells are, for the initialization by seeds.
+
+    Returns
+    -------
+    Delayed of Model
+    """
+    patches = cut(movie.plane, parameters.core(movie.plane), parameters.halo)
+    largest = max(height * width for height, width in (patch.shape for patch in patches))
+    averaged = parameters.frames_averaged(movie.n_frames, movie.frame_rate, largest)
+    given = None if seeds is None else delayed(seeds, pure=True)
+    found = []
+    for patch in patches:
+        inside = None if given is None else delayed(_cropped)(given, movie.plane, patch)
+        runs = boxes(movie, patch, averaged)
+        found.append(delayed(_searched)(runs, averaged, parameters, inside))
+    return delayed(_united)(found, patches, movie.plane, averaged, parameters, given)
+
+
+def _searched(
+    runs: Sequence[Box],
+    averaged: int,
+    parameters: SourceExtractionParameters,
+    seeds: Floats | None,
+) -> Found:
+    """Read a patch and find what is in it."""
+    return find_components(read_binned(runs, averaged), parameters, seeds)
+
+
+def find_components(
+    frames: Floats, parameters: SourceExtractionParameters, seeds: Floats | None = None
+) -> Found:
+    """Find the components of a patch.
+
+    Parameters
+    ----------
+    frames : ndarray (bin, y, x), float32
+        The patch, averaged in bins of time; used as working memory. A pixel with a NaN in any bin
+        is missing: it belongs to nothing.
+    parameters : SourceExtractionParameters
+        See there.
+    seeds : ndarray (seed, y, x), optional
+        Footprints given; they are only taken out of the low-rank background then.
+    """
+    missing = np.isnan(frames).any(axis=0)
+    frames[:, missing] = 0
+    mean = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
+    noise = pixel_noise(frames)
+    frames[:, missing] = mean[~missing].mean() if not missing.all() else 0
+    small = _averaged_pixels(frames, parameters.pixels_averaged)
+    small -= np.median(small[:: max(1, len(small) // 500)], axis=0)
+    low_rank = parameters.background in ("low_rank", "patches")
+    kept = small.copy() if low_rank else None
+    if seeds is None:
+        footprints, traces, census = _components(small, parameters)
+    else:
+        footprints, traces, census = _given(small, seeds, parameters.pixels_averaged)
+    images, activity = _background(kept, footprints, traces, parameters.n_background)
+    enlarged, backgrounds = (
+        _enlarged(each, parameters.pixels_averaged, missing) for each in (footprints, images)
+    )
+    mean[missing] = noise[missing] = np.nan
+    return Found(enlarged, traces, mean, noise, backgrounds, activity, census)
+
+
+def _components(
+    frames: Floats, parameters: SourceExtractionParameters
+) -> tuple[Floats, Floats, Census]:
+    """Find footprints and traces in frames of zero median, in the way that was asked for."""
+    averaged = parameters.pixels_averaged
+    radius = parameters.cell_radius / averaged
+    least = max(4, int(LEAST_AREA * np.pi * radius**2))
+    sharp = high_pass(frames, radius)
+    shared = (least, parameters.threshold)
+    n_cells, connected = parameters.n_cells, parameters.connected
+    if parameters.initialization == "sparse_nmf":
+        found = sparse_nmf(sharp, n_cells, parameters.sparsity, *shared, connected=connected)
+    elif parameters.initialization == "graph_nmf":
+        found = graph_nmf(sharp, n_cells, SMOOTHNESS, *shared, connected=connected)
+    elif parameters.initialization == "pca_ica":
+        found = pca_ica(sharp, n_cells, TEMPORAL_WEIGHT, *shared, connected=connected)
+    else:
+        result = greedy(sharp, radius, parameters.threshold, least, n_cells)
+        census = Census(few_pixels=result.few_pixels, strongest=result.strongest)
+        return result.footprints, result.traces, census
+    return *found, Census()
+
+
+def _given(frames: Floats, seeds: Floats, averaged: int) -> tuple[Floats, Floats, Census]:
+    """Return seeds, of unit norm and smaller, and what the frames hold of each."""
+    footprints = _averaged_pixels(seeds, averaged)
+    flat = footprints.reshape(len(footprints), -1)
+    flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+    traces = flat @ frames.reshape(len(frames), -1).T
+    return flat.reshape(footprints.shape), traces, Census()
+
+
+def _background(
+    frames: Floats | None, footprints: Floats, traces: Floats, n: int
+) -> tuple[Floats, Floats]:
+    """Return the low-rank background of frames, the cells taken out; nothing without frames."""
+    if frames is None:
+        return np.zeros((0, *footprints.shape[1:]), np.float32), np.zeros((0, 0), np.float32)
+    flat = footprints.reshape(len(footprints), -1)
+    frames -= (traces.T @ flat).reshape(frames.shape)
+    frames -= frames.mean(axis=0)
+    return low_rank_background(frames, n)
+
+
+def _averaged_pixels(frames: Floats, size: int) -> Floats:
+    """Average squares of pixels; those cut off at the border are averaged over what they have."""
+    if size == 1:
+        return frames
+    rows, columns = (np.arange(0, n, size) for n in frames.shape[1:])
+    sums = np.add.reduceat(np.add.reduceat(frames, rows, axis=1), columns, axis=2)
+    heights, widths = (
+        np.diff(np.append(starts, n))
+        for starts, n in zip((rows, columns), frames.shape[1:], strict=True)
+    )
+    return (sums / (heights[:, None] * widths)).astype(np.float32)
+
+
+def _enlarged(images: Floats, size: int, missing: NDArray[np.bool_]) -> Floats:
+    """Bring images of averaged pixels back to the field, without the missing pixels."""
+    height, width = missing.shape
+    large = np.repeat(np.repeat(images, size, axis=1), size, axis=2)[:, :height, :width]
+    return np.where(missing, np.float32(0), large)
+
+
+def _cropped(seeds: sp.csc_array, field: tuple[int, int], patch: Patch) -> Floats:
+    """Return the seeds that lie in a patch, as far as they do."""
+    rows = sp.csr_array(seeds)
+    pixels = np.arange(field[0] * field[1]).reshape(field)[patch.halo].ravel()
+    inside = sp.csc_array(rows[pixels])
+    present = np.flatnonzero(np.diff(inside.indptr))
+    return np.asarray(inside[:, present].T.toarray(), np.float32).reshape(-1, *patch.shape)
+
+
+# ------------------------------------------------------------------------------- all patches
+
+
+def _united(
+    found: Sequence[Found],
+    patches: Sequence[Patch],
+    field: tuple[int, int],
+    averaged: int,
+    parameters: SourceExtractionParameters,
+    seeds: sp.csc_array | None,
+) -> Model:
+    """Join what the patches found."""
+    mean, noise = np.zeros(field, np.float32), np.zeros(field, np.float32)
+    for part, patch in zip(found, patches, strict=True):
+        mean[patch.core] = part.mean[patch.core_in_halo]
+        noise[patch.core] = part.noise[patch.core_in_halo] * np.sqrt(averaged)
+    missing = np.isnan(mean)
+    mean[missing], noise[missing] = mean[~missing].mean() if not missing.all() else 0, 0
+    present = _present(missing)
+    census = Census.joined([part.census for part in found])
+    if seeds is None:
+        footprints, n_candidates = _joined_cells(found, patches, field, parameters)
+        merged_away = n_candidates - footprints.shape[1]
+        census = census.plus(candidates=n_candidates, merged=merged_away)
+    else:
+        footprints = unit(sp.csc_array(present @ seeds))
+        census = census.plus(candidates=footprints.shape[1])
+    background = sp.csc_array(present @ _joined_background(found, patches, mean, parameters))
+    background.eliminate_zeros()
+    mean[missing] = 0
+    return Model(
+        footprints, background, mean.ravel(), noise.ravel(), missing.ravel(), field, census
+    )
+
+
+def _present(missing: NDArray[np.bool_]) -> sp.dia_array:
+    """Return the matrix that takes missing pixels out of footprints."""
+    return sp.diags_array((~missing).ravel().astype(np.float32))
+
+
+def _joined_cells(
+    found: Sequence[Found],
+    patches: Sequence[Patch],
+    field: tuple[int, int],
+    parameters: SourceExtractionParameters,
+) -> tuple[sp.csc_array, int]:
+    """Return the cells, each from the patch whose core holds its centre, and the candidates."""
+    places: list[tuple[Floats, tuple[slice, slice]]] = []
+    traces: list[Floats] = []
+    for part, patch in zip(found, patches, strict=True):
+        for footprint, trace in zip(part.footprints, part.traces, strict=True):
+            if _is_centred(footprint, patch):
+                places.append((footprint, patch.halo))
+                traces.append(trace)
+    footprints = placed(places, field)
+    if places and parameters.merge:
+        stacked = np.stack(traces)
+        groups = merge_groups(footprints, stacked, parameters.merge_correlation)
+        footprints = merged(footprints, stacked, groups)[0]
+    return unit(footprints), len(places)
+
+
+def _is_centred(footprint: Floats, patch: Patch) -> bool:
+    """Whether a footprint's centre of mass lies in the core of its patch."""
+    total = float(footprint.sum(dtype=np.float64))
+    if total <= 0:
+        return False
+    y = float(footprint.sum(axis=1, dtype=np.float64) @ np.arange(footprint.shape[0])) / total
+    x = float(footprint.sum(axis=0, dtype=np.float64) @ np.arange(footprint.shape[1])) / total
+    rows, columns = patch.core_in_halo
+    return bool(rows.start <= round(y) < rows.stop and columns.start <= round(x) < columns.stop)
+
+
+def _joined_background(
+    found: Sequence[Found],
+    patches: Sequence[Patch],
+    mean: Floats,
+    parameters: SourceExtractionParameters,
+) -> sp.csc_array:
+    """Return the footprints of the background that varies in time."""
+    if parameters.background == "none":
+        return sp.csc_array((mean.size, 0), dtype=np.float32)
+    if parameters.background == "grid":
+        return neuropil_footprints(_brightness(mean, parameters), parameters.neuropil_spacing)
+    images: list[tuple[NDArray[Any], tuple[slice, slice]]] = [
+        (image[patch.core_in_halo], patch.core)
+        for part, patch in zip(found, patches, strict=True)
+        for image in part.background
+    ]
+    footprints = placed(images, (mean.shape[0], mean.shape[1]))
+    if parameters.background == "patches" or not images:
+        return footprints
+    traces = [part.background_traces for part in found]
+    weights = shared_background(traces, parameters.n_background)
+    return sp.csc_array(footprints @ sp.csc_array(weights))
+
+
+def _brightness(mean: Floats, parameters: SourceExtractionParameters) -> Floats:
+    """Return how bright neuropil is from place to place, 1 on average."""
+    smooth = ndimage.gaussian_filter(mean, 2 * parameters.cell_radius, mode="nearest")
+    brightness = smooth - smooth.min() + 0.1 * max(float(np.ptp(smooth)), 1e-6)
+    return np.asarray(brightness / brightness.mean(), np.float32)
