@@ -126,6 +126,8 @@ def run_command(
         typer.echo(_motion_line(Session(session)))
         if advice := Session(session).motion_advice():
             typer.echo(advice)
+    if any(stage.stage == "source_extraction" for stage in report.stages):
+        typer.echo(Session(session).extraction_summary())
     typer.echo(f"session: {session}")
 
 

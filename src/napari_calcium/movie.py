@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
 
-__all__ = ["Box", "Movie", "blocks", "check_one_plane", "project", "weighted_sums"]
+__all__ = ["Box", "Movie", "blocks", "check_one_plane", "pixel_major", "project", "weighted_sums"]
 
 FRAMES_PER_TASK = 256
 """Frames one task of a pass over the movie takes; the cut of the work, whatever the chunks."""
@@ -28,6 +28,10 @@ PIXELS_PER_TASK = 2**26
 
 FRAMES_PER_PRODUCT = 32
 """Frames turned into pixel-major floats at a time, so that they stay few."""
+
+
+TILE = 32
+"""Side of the tiles in which frames are transposed."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +151,9 @@ class Movie:
         (part,) = dask.optimize(self._part(time, y, x, z))
         if part.npartitions == 1:  # as most are: nothing has to be put together
             key = next(flatten(part.__dask_keys__()))
-            return Box(part.dask.cull({key}).to_dict(), key)
+            return Box(part.dask.cull({key}).to_dict(), key, part.shape)
         read = self.read(time, y, x, z)
-        return Box(read.dask.cull({read.key}).to_dict(), read.key)
+        return Box(read.dask.cull({read.key}).to_dict(), read.key, part.shape)
 
     def apply(
         self,
@@ -187,9 +191,10 @@ class Movie:
 class Box:
     """A box of a movie that is read by the task that has it: not a Dask collection itself."""
 
-    def __init__(self, graph: dict[Any, Any], key: Any) -> None:
+    def __init__(self, graph: dict[Any, Any], key: Any, shape: tuple[int, ...]) -> None:
         self._graph = graph
         self._key = key
+        self.shape = shape
 
     def __dask_tokenize__(self) -> Any:
         return self._key
@@ -291,9 +296,40 @@ def _project_block(frames: NDArray[Any], footprints: sp.csc_array) -> NDArray[np
     by_cell = sp.csr_array(footprints.T)
     parts = [np.empty((by_cell.shape[0], 0), np.float32)]
     for run in blocks(len(frames), FRAMES_PER_PRODUCT):
-        pixels = frames[run].reshape(run.stop - run.start, -1).T
-        parts.append(by_cell @ np.ascontiguousarray(pixels, dtype=np.float32))
+        parts.append(by_cell @ pixel_major(frames[run]))
     return np.concatenate(parts, axis=1, dtype=np.float32)
+
+
+def pixel_major(frames: NDArray[Any]) -> NDArray[np.float32]:
+    """Return frames (time, y, x) as (pixel, time), so that a pixel's signal is contiguous.
+
+    Examples
+    --------
+    >>> pixel_major(np.arange(6, dtype=np.uint16).reshape(3, 1, 2))
+    array([[0., 2., 4.],
+           [1., 3., 5.]], dtype=float32)
+    """
+    flat = np.ascontiguousarray(frames, frames.dtype.newbyteorder("=")).reshape(len(frames), -1)
+    turned = np.empty(flat.shape[::-1], np.float32)
+    _turn(flat, turned)
+    return turned
+
+
+@njit(nogil=True, cache=True)
+def _turn(rows, columns):  # type: ignore[no-untyped-def]
+    """Transpose in tiles that stay in the cache."""
+    height, width = rows.shape
+    tile = np.empty((TILE, TILE), np.float32)
+    for top in range(0, height, TILE):
+        down = min(TILE, height - top)
+        for left in range(0, width, TILE):
+            across = min(TILE, width - left)
+            for y in range(down):
+                row = rows[top + y, left : left + across]
+                for x in range(across):
+                    tile[x, y] = row[x]
+            for x in range(across):
+                columns[left + x, top : top + down] = tile[x, :down]
 
 
 def _join_time(*parts: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -303,7 +339,7 @@ def _join_time(*parts: NDArray[np.float32]) -> NDArray[np.float32]:
 def _sums_block(
     frames: NDArray[Any], weights: NDArray[np.float32], start: int, support: sp.csc_array
 ) -> NDArray[np.float64]:
-    pixels = np.ascontiguousarray(frames.reshape(len(frames), -1).T, dtype=np.float32)
+    pixels = pixel_major(frames)
     local = np.ascontiguousarray(weights[:, start : start + len(frames)], dtype=np.float32)
     sums = np.zeros(support.nnz)
     _sparse_dot(pixels, local, support.indptr, support.indices, sums)

@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 
 from napari_calcium.deconvolution.autoregression import MAX_DECAY, decay_coefficient, noise_level
 from napari_calcium.deconvolution.oasis import deconvolve, pool_violators
+from napari_calcium.deconvolution.second_order import (
+    coefficients_from_times,
+    deconvolve_second_order,
+)
 
-__all__ = ["fitted_decay"]
+__all__ = ["fitted_decay", "fitted_rise"]
 
 Doubles = NDArray[np.float64]
 
@@ -26,18 +30,26 @@ SHORTEST, LONGEST, FACTOR = 0.8, 600.0, 1.2
 NEAR = 4.0
 """Cells of one recording have time constants within this factor of what is usual in it."""
 
-TELLING = 50
+TELLING = 40
 """So many cells, those that vary most against their noise, say where the usual one lies."""
 
 ANCHORS = 1.7
 """Factor between time constants at which the baseline is worked out; interpolated between."""
+
+RISES = (0.0, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
+"""Time constants of the rise that are tried, frames."""
+
+SHORTER = (1.0, 0.92, 0.84, 0.7)
+"""Factors by which the decay of a model without rise may be too long."""
 
 LEAST_SPREAD = 0.05
 """Least standard deviation of the time constants' logarithm that cells are taken to differ by."""
 
 
 def fitted_decay(
-    traces: NDArray[np.floating], noise: NDArray[np.floating] | None = None
+    traces: NDArray[np.floating],
+    noise: NDArray[np.floating] | None = None,
+    shared: bool = False,
 ) -> NDArray[np.float32]:
     """Return the coefficient g of ``calcium[t] = g * calcium[t - 1] + activity[t]`` of each trace.
 
@@ -50,6 +62,9 @@ def fitted_decay(
         Fluorescence in any unit; any offset. Only finite traces are used.
     noise : ndarray (cell,), optional
         Standard deviation of the noise, in the traces' unit; by default from `noise_level`.
+    shared : bool
+        Whether all get the same, what is usual among the cells that show most; several times
+        faster.
 
     Returns
     -------
@@ -87,8 +102,64 @@ def fitted_decay(
     seen, sd = np.ascontiguousarray(traces[shows]), noise[shows].astype(np.float64)
     telling = np.argsort(-seen.std(axis=1) / sd, kind="stable")[:TELLING]
     usual = np.median(_fitted(seen[telling], sd[telling], SHORTEST, LONGEST)[0])
+    if shared:
+        return np.full(len(traces), np.exp(-1 / usual), np.float32)
     decay, risk = _fitted(seen, sd, max(SHORTEST, usual / NEAR), min(LONGEST, usual * NEAR))
     return _for_all(start, shows, np.exp(-1 / decay), risk)
+
+
+def fitted_rise(
+    traces: NDArray[np.floating], noise: NDArray[np.floating], decay: NDArray[np.floating]
+) -> tuple[float, NDArray[np.float64]]:
+    """Return the rise that the traces have in common, and their decays given that they rise.
+
+    Parameters
+    ----------
+    traces : ndarray (cell, time)
+        Fluorescence in any unit; any offset. Only finite traces are used.
+    noise : ndarray (cell,)
+        Standard deviation of the noise, in the traces' unit.
+    decay : ndarray (cell,)
+        Time constants of the decay without a rise, frames, as of `fitted_decay`.
+
+    Returns
+    -------
+    rise : float
+        Time constant, frames; 0 where none can be seen.
+    decay : ndarray (cell,)
+        Time constants, frames: all shorter by the same factor, for a rise makes transients longer.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> frames = np.arange(200)
+    >>> kernel = np.exp(-frames / 20) - np.exp(-frames / 3)
+    >>> spikes = 20.0 * (rng.random((5, 3000)) < 0.02)
+    >>> traces = np.stack([np.convolve(each, kernel)[:3000] for each in spikes])
+    >>> rise, _ = fitted_rise(traces + rng.normal(size=traces.shape), np.ones(5), np.full(5, 22.0))
+    >>> rise
+    3.0
+    """
+    decay = np.asarray(decay, np.float64)
+    shows = np.flatnonzero(np.isfinite(traces).all(axis=1) & (noise > 0))
+    if len(shows) == 0:
+        return 0.0, decay
+    telling = shows[np.argsort(-traces[shows].std(axis=1) / noise[shows], kind="stable")[:TELLING]]
+    tried = [(rise, factor) for rise in RISES for factor in SHORTER if rise or factor == 1]
+    risks = [
+        sum(_risk(traces[i], float(noise[i]), factor * decay[i], rise) for i in telling)
+        for rise, factor in tried
+    ]
+    rise, factor = tried[int(np.argmin(risks))]
+    return rise, factor * decay
+
+
+def _risk(trace: NDArray[np.floating], noise: float, decay: float, rise: float) -> float:
+    """Squared residual in units of the noise's variance plus twice the spikes, of one trace."""
+    g = coefficients_from_times(decay, min(rise, 0.9 * decay), 1.0)
+    found = deconvolve_second_order(trace, g, noise, penalized=False)
+    residual = np.asarray(trace - found.calcium - found.baseline, np.float64)
+    return float(residual @ residual) / noise**2 + 2.0 * np.count_nonzero(found.activity)
 
 
 def _fitted(

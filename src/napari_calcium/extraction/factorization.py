@@ -6,10 +6,10 @@ answer the wanted one of many:
 
 * `sparse_nmf`: few pixels in each footprint; for thin and crossing processes, and for cells of any
   shape;
-* `graph_nmf`: pixels that go together with their neighbour weigh like it; for processes too faint
-  for single pixels;
-* `pca_ica`: independence; for many bright cells that hardly overlap, and as a second opinion that
-  does not assume that signals are positive.
+* `graph_nmf`: pixels that go together with their neighbours weigh like them; for processes so faint
+  that single pixels are noisy;
+* `pca_ica`: independence; for bright cells that are not always active together, and as a second
+  opinion, as nothing need be positive while it is looked for.
 
 All see a source only if it stands out of the noise of the whole patch, so that `greedy` finds
 fainter cells; and a source on pixels that none has for itself may come out mixed.
@@ -21,7 +21,9 @@ al. 2011, 10.1137/090771806), so that the time taken hardly depends on the numbe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -40,12 +42,14 @@ __all__ = ["activity_scores", "graph_nmf", "pca_ica", "sparse_nmf"]
 Floats = NDArray[np.float32]
 
 ITERATIONS = 40  # of footprints and traces in turn
-ROTATIONS = 200  # of principal components, at most
+ROTATIONS = 60  # of principal components, at most
+SWEEPS = 20  # over the pixels of smooth footprints, at the end
 POWERS = 4  # times the patch is applied to the random projections and back
 SPARE = 16  # projections more than components looked for
 SURE = 3.0  # a pixel belongs to a footprint beyond this many sd of its weight
 TRACY_WIDOM = 4.0  # sd by which the largest singular value of noise may exceed its limit
 MARGIN = 1.05  # on that, as noise is not quite the same everywhere
+PART = 0.1  # of the weight of the heaviest part, below which another is no cell of its own
 TOUCHING = np.ones((3, 3), bool)  # pixels that touch at a corner hang together
 
 
@@ -149,7 +153,8 @@ def sparse_nmf(
         _descend(reduced.onto_images(images), _gram(images), traces)
         traces, images = _balanced(traces, images)
     supports = _supports(images, reduced.field, SURE - sparsity, min_pixels, connected)
-    return _finished(frames, traces, supports, min_pixels, threshold, sparsity)
+    weigh = partial(_sparse_weights, noise=pixel_noise(frames).ravel(), sparsity=sparsity)
+    return _finished(frames, traces, supports, min_pixels, threshold, weigh)
 
 
 def graph_nmf(
@@ -195,22 +200,16 @@ def graph_nmf(
     reduced = _reduced(frames, n_components, smoothing)
     if reduced is None:
         return _nothing(frames)
-    weights = smoothness * _neighbours(reduced)
-    degree = weights.sum(axis=0)
+    neighbours = np.float32(smoothness) * _neighbours(reduced)
     traces = _pure_traces(reduced)
     images = np.zeros((len(reduced.pixels), traces.shape[1]), np.float32)
     for _ in range(ITERATIONS):
-        _descend_graph(
-            reduced.onto_traces(traces),
-            _gram(traces),
-            images.reshape(*reduced.field, -1),
-            weights,
-            degree,
-        )
+        _descend_graph(reduced.onto_traces(traces), _gram(traces), images, neighbours)
         _descend(reduced.onto_images(images), _gram(images), traces)
         traces, images = _balanced(traces, images)
     supports = _supports(images, reduced.field, SURE, min_pixels, connected)
-    return _finished(frames, traces, supports, min_pixels, threshold)
+    weigh = partial(_smooth_weights, noise=pixel_noise(frames).ravel(), neighbours=neighbours)
+    return _finished(frames, traces, supports, min_pixels, threshold, weigh)
 
 
 def pca_ica(
@@ -245,7 +244,7 @@ def pca_ica(
 
     References
     ----------
-    Mukamel et al. 2009, 10.1016/j.neuron.2009.08.009; fixed point: Hyvärinen 1999,
+    Mukamel et al. 2009, 10.1016/j.neuron.2009.08.009; the symmetric iteration after Hyvärinen 1999,
     10.1109/72.761722.
 
     Examples
@@ -260,9 +259,10 @@ def pca_ica(
         return _nothing(frames)
     count = reduced.n_components
     bins, pixels = reduced.bins[:, :count], reduced.pixels[:, :count]
-    rotation = _independent(bins, pixels, temporal_weight)
+    rotation = _independent(bins, pixels / np.linalg.norm(pixels, axis=0), temporal_weight)
     supports = _supports(pixels @ rotation, reduced.field, SURE, min_pixels, connected, split=True)
-    return _finished(frames, bins @ rotation, supports, min_pixels, threshold)
+    weigh = partial(_sparse_weights, noise=pixel_noise(frames).ravel(), sparsity=0.0)
+    return _finished(frames, bins @ rotation, supports, min_pixels, threshold, weigh)
 
 
 def activity_scores(traces: Floats) -> NDArray[np.float64]:
@@ -300,7 +300,7 @@ def _nothing(frames: Floats) -> tuple[Floats, Floats]:
 def _reduced(frames: Floats, n_components: int, smoothing: float) -> _Reduced | None:
     """Reduce a patch to what stands out, and something to spare; None where that is nothing."""
     whitened = _whitened(frames, smoothing)
-    if whitened is None or min(n_components, len(frames)) < 0:
+    if whitened is None:
         return None
     largest = min(len(frames), frames[0].size)
     flat = whitened.reshape(len(frames), -1)
@@ -367,7 +367,7 @@ def _noise_edge(spectrum: NDArray[np.float64], n_bins: int) -> float:
     1.05
     """
     h = spectrum.ravel() / spectrum.max()
-    ratio = h.size / n_bins
+    ratio = spectrum.size / n_bins
 
     def limit(m: float) -> float:
         return 1 / m + ratio * float(np.mean(h / (1 - h * m)))
@@ -375,7 +375,7 @@ def _noise_edge(spectrum: NDArray[np.float64], n_bins: int) -> float:
     found = optimize.minimize_scalar(limit, bounds=(1e-6, 1 - 1e-9), method="bounded")
     pixels = float(h.sum()) ** 2 / float(h @ h)  # as many independent ones
     a, b = math.sqrt(n_bins), math.sqrt(pixels)
-    spread = (1 / a + 1 / b) ** (1 / 3) / (a + b)
+    spread = math.cbrt(1 / a + 1 / b) / (a + b)
     energy = n_bins * float(spectrum.max()) * float(found.fun)
     return MARGIN * math.sqrt(energy * (1 + TRACY_WIDOM * spread))
 
@@ -433,28 +433,31 @@ def _descend(products, gram, weights):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _descend_graph(products, gram, images, weights, degree):  # type: ignore[no-untyped-def]
-    """Improve the images (y, x, component) in place; `weights` (9, y, x) as `_neighbours`."""
-    height, width, count = images.shape
+def _descend_graph(products, gram, images, neighbours):  # type: ignore[no-untyped-def]
+    """Improve images (pixel, component) in place; `neighbours` (9, y, x) as `_neighbours`."""
+    height, width = neighbours.shape[1:]
+    count = len(gram)
     slopes = np.empty(count, np.float32)
-    for y in range(height):
-        for x in range(width):
-            slopes[:] = products[y * width + x]
-            for k in range(count):
+    for pixel in range(height * width):
+        y, x = divmod(pixel, width)
+        image = images[pixel]
+        slopes[:] = products[pixel]
+        for k in range(count):
+            if image[k] != 0:
                 for j in range(count):
-                    slopes[j] -= gram[k, j] * images[y, x, k]
-            for place in range(9):
-                weight = weights[place, y, x]
-                if weight > 0:
-                    other = images[y + place // 3 - 1, x + place % 3 - 1]
-                    for k in range(count):
-                        slopes[k] += gram[k, k] * weight * (other[k] - images[y, x, k])
-            for k in range(count):
-                if gram[k, k] <= 0:
-                    continue
-                step = slopes[k] / (gram[k, k] * (np.float32(1) + degree[y, x]))
-                step = max(-images[y, x, k], step)
-                images[y, x, k] += step
+                    slopes[j] -= gram[k, j] * image[k]
+        degree = np.float32(1)
+        for place in range(9):
+            weight = neighbours[place, y, x]
+            if weight > 0:
+                degree += weight
+                other = images[pixel + (place // 3 - 1) * width + place % 3 - 1]
+                for k in range(count):
+                    slopes[k] += gram[k, k] * weight * (other[k] - image[k])
+        for k in range(count):
+            if gram[k, k] > 0:
+                step = max(-image[k], slopes[k] / (gram[k, k] * degree))
+                image[k] += step
                 for j in range(count):
                     slopes[j] -= gram[k, j] * step
 
@@ -478,24 +481,25 @@ def _neighbours(reduced: _Reduced) -> Floats:
 
 
 def _independent(bins: Floats, pixels: Floats, temporal_weight: float) -> Floats:
-    """Return the rotation (component, component) that makes columns most skewed, to the right.
+    """Return the rotation (component, component) that makes orthonormal columns most skewed.
 
-    The skewness is the third moment about zero, as frames have zero median; the fixed point of all
-    components at once.
+    The skewness is the third moment of what is above zero, the median of the frames; being convex,
+    it grows with each step, all components at once.
     """
-    parts: list[tuple[float, NDArray[np.float64]]] = []
-    for weight, columns in ((temporal_weight, bins), (1 - temporal_weight, pixels)):
-        norms = np.linalg.norm(columns.astype(np.float64), axis=0)
-        parts.append((weight / np.sqrt(len(columns)), np.sqrt(len(columns)) * columns / norms))
-    rotation, before = np.eye(bins.shape[1]), 0.0
+    weights = (temporal_weight, 1 - temporal_weight)
+    parts = [(w * len(x) ** 0.5, x) for w, x in zip(weights, (bins, pixels), strict=True)]
+    rotation, before = np.eye(bins.shape[1], dtype=np.float32), 0.0
     for _ in range(ROTATIONS):
-        slope = sum(w * (x.T @ np.square(np.maximum(x @ rotation, 0))) for w, x in parts)
-        skewness = float((slope * rotation).sum())
-        if skewness < (1 + 1e-5) * before:
+        rotated = [(weight, x, x @ rotation) for weight, x in parts]
+        moments = sum(weight * np.sum(u**3, axis=0, dtype=np.float64) for weight, _, u in rotated)
+        signs = np.where(moments < 0, -1, 1).astype(np.float32)
+        slope = sum(w * (x.T @ np.square(np.maximum(u * signs, 0))) for w, x, u in rotated)
+        skewness = float(np.sum(slope * rotation * signs, dtype=np.float64))
+        if skewness < (1 + 1e-4) * before:
             break
         left, _, right = np.linalg.svd(slope)
         rotation, before = left @ right, skewness
-    return rotation.astype(np.float32)
+    return np.asarray(rotation * signs)
 
 
 # ------------------------------------------------------------------------------------ footprints
@@ -518,12 +522,12 @@ def _supports(
         image = column.reshape(field)
         labels, count = ndimage.label(image > max(EDGE * float(image.max()), sure, 0), TOUCHING)
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
-        kept = [n for n in range(1, count + 1) if sizes[n] >= min_pixels]
-        if connected and not split and kept:
-            weights = ndimage.sum_labels(image, labels, kept)
-            kept = [kept[int(np.argmax(weights))]]
-        groups = [[n] for n in kept] if connected else [kept]
-        supports += [(index, np.isin(labels, group)) for group in groups if group]
+        kept = np.flatnonzero(sizes[1:] >= min_pixels) + 1
+        weights = ndimage.sum_labels(image, labels, kept)
+        if connected and len(kept):
+            kept = kept[weights >= (PART if split else 1) * weights.max()]
+        groups = [[part] for part in kept] if connected else [kept]
+        supports += [(index, np.isin(labels, group)) for group in groups if len(group)]
     return supports
 
 
@@ -533,21 +537,19 @@ def _finished(
     supports: list[tuple[int, NDArray[np.bool_]]],
     min_pixels: int,
     threshold: float,
-    sparsity: float = 0.0,
+    weigh: Callable[[Floats, Floats, NDArray[np.bool_]], sp.csc_array],
 ) -> tuple[Floats, Floats]:
-    """Return footprints from the frames as they are, and their demixed traces, if active."""
+    """Return footprints from the frames as they are, and their demixed traces, if active.
+
+    `weigh` makes footprints from the products of pixels and traces, the Gram matrix of the traces
+    and the supports (pixel, component).
+    """
     if not supports:
         return _nothing(frames)
     flat = frames.reshape(len(frames), -1)
-    which = [index for index, _ in supports]
     inside = np.stack([mask.ravel() for _, mask in supports], axis=1)
-    regressors = np.ascontiguousarray(traces[:, which])
-    sums = sp.csc_array(np.where(inside, flat.T @ regressors, 0))
-    gram = regressors.T.astype(np.float64) @ regressors
-    if sparsity:  # chooses the pixels, whose weights are then what fits best
-        penalty = sparsity * pixel_noise(flat)[sums.indices].astype(np.float64)
-        sums = sp.csc_array(sums * (update_footprints(sums, gram, penalty) > 0))
-    footprints = update_footprints(sums, gram, np.zeros(sums.nnz))
+    regressors = np.ascontiguousarray(traces[:, [index for index, _ in supports]])
+    footprints = weigh(np.asarray(flat.T @ regressors), _gram(regressors), inside)
     footprints = unit(sp.csc_array(footprints * masks(footprints, EDGE)))
     footprints.eliminate_zeros()
     for _ in range(2):  # traces change when components are dropped
@@ -559,3 +561,32 @@ def _finished(
     order = np.argsort(-np.linalg.norm(demixed, axis=1), kind="stable")
     images = footprints.toarray().T[order].reshape(-1, *frames.shape[1:])
     return np.ascontiguousarray(images, np.float32), demixed[order]
+
+
+def _sparse_weights(
+    products: Floats, gram: Floats, inside: NDArray[np.bool_], noise: Floats, sparsity: float
+) -> sp.csc_array:
+    """Return the best weights of the pixels that a sparse regression chooses.
+
+    `noise` (pixel,) is in the unit of the products; traces are of unit norm.
+    """
+    sums, gram64 = sp.csc_array(np.where(inside, products, 0)), gram.astype(np.float64)
+    if sparsity:
+        penalty = sparsity * noise[sums.indices].astype(np.float64)
+        sums = sp.csc_array(sums * (update_footprints(sums, gram64, penalty) > 0))
+    return update_footprints(sums, gram64, np.zeros(sums.nnz))
+
+
+def _smooth_weights(
+    products: Floats,
+    gram: Floats,
+    inside: NDArray[np.bool_],
+    noise: Floats,
+    neighbours: Floats,
+) -> sp.csc_array:
+    """Return weights drawn to those of neighbours, in units of the noise."""
+    images = np.zeros(products.shape, np.float32)
+    relative = products / np.maximum(noise, 1e-3 * np.median(noise[noise > 0]))[:, None]
+    for _ in range(SWEEPS):
+        _descend_graph(relative, gram, images, neighbours)
+    return sp.csc_array(np.where(inside, images * noise[:, None], 0))

@@ -56,7 +56,7 @@ class SourceExtractionParameters(Parameters):
         overlap.
     patch_overlap : int
         What each patch sees of its neighbours on every side, px; 0 takes four times `cell_radius`.
-        CaImAn: stride.
+        CaImAn: half of stride.
     decimate_time : float
         Frames are averaged over this time while cells are searched, s; 0 takes half `decay_time`.
         CaImAn: tsub; Suite2p: nbinned.

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from napari_calcium.movie import Box, Movie, blocks
 
 __all__ = ["Patch", "bin_frames", "boxes", "cut", "read_binned"]
 
-FRAMES_PER_READ = 2048
-"""About as many frames of a patch are in memory before they are averaged."""
+
+FRAMES_PER_READ = 128
+"""Frames of a patch that are in memory before they are averaged: as many as a chunk on disk has."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,25 @@ def _grown(span: slice, halo: int, size: int) -> slice:
     return slice(max(span.start - halo, 0), min(span.stop + halo, size))
 
 
-def boxes(movie: Movie, patch: Patch, frames_per_bin: int) -> tuple[Box, ...]:
-    """Cut a patch with its halo into runs of whole bins, to be read one after the other."""
-    run = frames_per_bin * max(1, FRAMES_PER_READ // frames_per_bin)
-    return tuple(movie.box(block, *patch.halo) for block in blocks(movie.n_frames, run))
+def boxes(movie: Movie, patch: Patch) -> tuple[Box, ...]:
+    """Cut a patch with its halo into runs of frames, to be read one after the other."""
+    return tuple(movie.box(run, *patch.halo) for run in blocks(movie.n_frames, FRAMES_PER_READ))
 
 
 def read_binned(runs: Sequence[Box], frames_per_bin: int) -> NDArray[np.float32]:
     """Return a patch's frames averaged in bins of time, (bin, y, x).
 
-    Frames left over at the end, fewer than a bin, make a last bin of their own.
+    One run of frames is in memory at a time. Frames left over at the end, fewer than a bin, make a
+    last bin of their own.
     """
-    return np.concatenate([bin_frames(run.read(), frames_per_bin) for run in runs])
+    n_frames = sum(run.shape[0] for run in runs)
+    sums = np.zeros((-(-n_frames // frames_per_bin), *runs[0].shape[1:]), np.float32)
+    start = 0
+    for run in runs:
+        frames = run.read()
+        _add_to_bins(_native(frames), start, frames_per_bin, sums)
+        start += len(frames)
+    return _means(sums, n_frames, frames_per_bin)
 
 
 def bin_frames(frames: NDArray[Any], size: int) -> NDArray[np.float32]:
@@ -88,12 +97,27 @@ def bin_frames(frames: NDArray[Any], size: int) -> NDArray[np.float32]:
     >>> bin_frames(np.arange(5).reshape(5, 1, 1), 2).ravel()
     array([0.5, 2.5, 4. ], dtype=float32)
     """
-    means = frames[::size].astype(np.float32)
-    for step in range(1, min(size, len(frames))):
-        frames_of_bins = frames[step::size]
-        sums = means[: len(frames_of_bins)]
-        np.add(sums, frames_of_bins, out=sums, dtype=np.float32)
-    starts = np.arange(0, len(frames), size)
-    counts = np.diff(np.append(starts, len(frames))).astype(np.float32)
-    means /= counts[:, None, None]
-    return means
+    sums = np.zeros((-(-len(frames) // size), *frames.shape[1:]), np.float32)
+    _add_to_bins(_native(frames), 0, size, sums)
+    return _means(sums, len(frames), size)
+
+
+def _native(frames: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(frames, frames.dtype.newbyteorder("="))
+
+
+def _means(sums: NDArray[np.float32], n_frames: int, size: int) -> NDArray[np.float32]:
+    counts = np.minimum(size, n_frames - np.arange(0, n_frames, size)).astype(np.float32)
+    sums /= counts[:, None, None]
+    return sums
+
+
+@njit(nogil=True, cache=True)
+def _add_to_bins(frames, start, size, sums):  # type: ignore[no-untyped-def]
+    """Add frames, the first of which has the number `start`, to the sums of their bins."""
+    for i in range(len(frames)):
+        total = sums[(start + i) // size]
+        for y in range(frames.shape[1]):
+            row, into = frames[i, y], total[y]
+            for x in range(len(row)):
+                into[x] += np.float32(row[x])

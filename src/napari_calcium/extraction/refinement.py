@@ -33,7 +33,7 @@ Floats = NDArray[np.float32]
 
 def refined(movie: Movie, model: Delayed, parameters: SourceExtractionParameters) -> Delayed:
     """Build one refinement: traces, merging, footprints. Two passes over the movie."""
-    model = with_traces(movie, model, parameters)
+    model = with_traces(movie, model, parameters, shared=True)
     model = delayed(_merge)(model, parameters)
     weights = delayed(_weights)(model)
     support = delayed(_support)(model, parameters)
@@ -41,17 +41,30 @@ def refined(movie: Movie, model: Delayed, parameters: SourceExtractionParameters
     return delayed(_with_footprints)(model, sums, weights, parameters)
 
 
-def with_traces(movie: Movie, model: Delayed, parameters: SourceExtractionParameters) -> Delayed:
-    """Build the update of the traces: one pass over the movie."""
+def with_traces(
+    movie: Movie, model: Delayed, parameters: SourceExtractionParameters, shared: bool = False
+) -> Delayed:
+    """Build the update of the traces: one pass over the movie.
+
+    Parameters
+    ----------
+    movie : Movie
+    model : Delayed of Model
+    parameters : SourceExtractionParameters
+    shared : bool
+        Whether all cells get the same time constants, which is enough between refinements.
+    """
     products = project(movie, model.all_footprints)
-    return delayed(_demix)(model, products, parameters)
+    return delayed(_demix)(model, products, parameters, shared)
 
 
-def _demix(model: Model, products: Floats, parameters: SourceExtractionParameters) -> Model:
+def _demix(
+    model: Model, products: Floats, parameters: SourceExtractionParameters, shared: bool
+) -> Model:
     footprints = model.all_footprints
     products = products - (footprints.T @ model.mean)[:, None]
     raw = demixed_traces(footprints, products)
-    denoised = denoise(raw[: model.n_cells], parameters.ar_order, parameters.penalized)
+    denoised = denoise(raw[: model.n_cells], parameters.ar_order, parameters.penalized, shared)
     return replace(model, raw=raw, denoised=denoised)
 
 
@@ -72,7 +85,7 @@ def _merge(model: Model, parameters: SourceExtractionParameters) -> Model:
         footprints=unit(footprints),
         census=model.census.plus(merged=n_merged),
         raw=np.concatenate([traces, raw[model.n_cells :]]),
-        denoised=denoise(traces, parameters.ar_order, parameters.penalized),
+        denoised=denoise(traces, parameters.ar_order, parameters.penalized, shared=True),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from napari_calcium.extraction.model import Model
 from napari_calcium.extraction.noise import pixel_noise
 from napari_calcium.extraction.parameters import SourceExtractionParameters
 from napari_calcium.extraction.patches import Patch, boxes, cut, read_binned
+from napari_calcium.extraction.seeding import seeded
 from napari_calcium.footprints import placed, unit
 from napari_calcium.movie import Box, Movie
 
@@ -58,6 +59,8 @@ class Found:
         Low-rank background, of unit norm; none unless it was asked for.
     background_traces : ndarray (n, bin)
     census : Census
+    seeds : ndarray of int (cell,)
+        Number of the seed that each cell is; empty where there are no seeds.
     """
 
     footprints: Floats
@@ -67,6 +70,7 @@ class Found:
     background: Floats
     background_traces: Floats
     census: Census
+    seeds: NDArray[np.intp]
 
 
 def search(
@@ -94,7 +98,7 @@ def search(
     found = []
     for patch in patches:
         inside = None if given is None else delayed(_cropped)(given, movie.plane, patch)
-        runs = boxes(movie, patch, averaged)
+        runs = boxes(movie, patch)
         found.append(delayed(_searched)(runs, averaged, parameters, inside))
     return delayed(_united)(found, patches, movie.plane, averaged, parameters, given)
 
@@ -103,14 +107,17 @@ def _searched(
     runs: Sequence[Box],
     averaged: int,
     parameters: SourceExtractionParameters,
-    seeds: Floats | None,
+    seeds: tuple[NDArray[np.intp], Floats] | None,
 ) -> Found:
     """Read a patch and find what is in it."""
-    return find_components(read_binned(runs, averaged), parameters, seeds)
+    frames = read_binned(runs, averaged)
+    if seeds is None:
+        return find_components(frames, parameters)
+    return replace(find_components(frames, parameters, seeds[1] > 0), seeds=seeds[0])
 
 
 def find_components(
-    frames: Floats, parameters: SourceExtractionParameters, seeds: Floats | None = None
+    frames: Floats, parameters: SourceExtractionParameters, seeds: NDArray[np.bool_] | None = None
 ) -> Found:
     """Find the components of a patch.
 
@@ -121,10 +128,10 @@ def find_components(
         is missing: it belongs to nothing.
     parameters : SourceExtractionParameters
         See there.
-    seeds : ndarray (seed, y, x), optional
-        Footprints given; they are only taken out of the low-rank background then.
+    seeds : ndarray of bool (seed, y, x), optional
+        Where the components are, for the initialization by seeds.
     """
-    missing = np.isnan(frames).any(axis=0)
+    missing: NDArray[np.bool_] = np.isnan(frames).any(axis=0)
     frames[:, missing] = 0
     mean = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
     noise = pixel_noise(frames)
@@ -133,20 +140,18 @@ def find_components(
     small -= np.median(small[:: max(1, len(small) // 500)], axis=0)
     low_rank = parameters.background in ("low_rank", "patches")
     kept = small.copy() if low_rank else None
-    if seeds is None:
-        footprints, traces, census = _components(small, parameters)
-    else:
-        footprints, traces, census = _given(small, seeds, parameters.pixels_averaged)
+    footprints, traces, census = _components(small, parameters, seeds)
     images, activity = _background(kept, footprints, traces, parameters.n_background)
     enlarged, backgrounds = (
         _enlarged(each, parameters.pixels_averaged, missing) for each in (footprints, images)
     )
     mean[missing] = noise[missing] = np.nan
-    return Found(enlarged, traces, mean, noise, backgrounds, activity, census)
+    none = np.zeros(0, np.intp)
+    return Found(enlarged, traces, mean, noise, backgrounds, activity, census, none)
 
 
 def _components(
-    frames: Floats, parameters: SourceExtractionParameters
+    frames: Floats, parameters: SourceExtractionParameters, seeds: NDArray[np.bool_] | None
 ) -> tuple[Floats, Floats, Census]:
     """Find footprints and traces in frames of zero median, in the way that was asked for."""
     averaged = parameters.pixels_averaged
@@ -155,7 +160,10 @@ def _components(
     sharp = high_pass(frames, radius)
     shared = (least, parameters.threshold)
     n_cells, connected = parameters.n_cells, parameters.connected
-    if parameters.initialization == "sparse_nmf":
+    if seeds is not None:
+        regions = _averaged_pixels(seeds.astype(np.float32), averaged) >= 0.5
+        found = seeded(sharp, regions, radius, parameters.threshold)
+    elif parameters.initialization == "sparse_nmf":
         found = sparse_nmf(sharp, n_cells, parameters.sparsity, *shared, connected=connected)
     elif parameters.initialization == "graph_nmf":
         found = graph_nmf(sharp, n_cells, SMOOTHNESS, *shared, connected=connected)
@@ -166,15 +174,6 @@ def _components(
         census = Census(few_pixels=result.few_pixels, strongest=result.strongest)
         return result.footprints, result.traces, census
     return *found, Census()
-
-
-def _given(frames: Floats, seeds: Floats, averaged: int) -> tuple[Floats, Floats, Census]:
-    """Return seeds, of unit norm and smaller, and what the frames hold of each."""
-    footprints = _averaged_pixels(seeds, averaged)
-    flat = footprints.reshape(len(footprints), -1)
-    flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
-    traces = flat @ frames.reshape(len(frames), -1).T
-    return flat.reshape(footprints.shape), traces, Census()
 
 
 def _background(
@@ -205,17 +204,20 @@ def _averaged_pixels(frames: Floats, size: int) -> Floats:
 def _enlarged(images: Floats, size: int, missing: NDArray[np.bool_]) -> Floats:
     """Bring images of averaged pixels back to the field, without the missing pixels."""
     height, width = missing.shape
-    large = np.repeat(np.repeat(images, size, axis=1), size, axis=2)[:, :height, :width]
-    return np.where(missing, np.float32(0), large)
+    large: Floats = np.repeat(np.repeat(images, size, axis=1), size, axis=2)[:, :height, :width]
+    large[:, missing] = 0
+    return large
 
 
-def _cropped(seeds: sp.csc_array, field: tuple[int, int], patch: Patch) -> Floats:
-    """Return the seeds that lie in a patch, as far as they do."""
-    rows = sp.csr_array(seeds)
+def _cropped(
+    seeds: sp.csc_array, field: tuple[int, int], patch: Patch
+) -> tuple[NDArray[np.intp], Floats]:
+    """Return the numbers of the seeds that lie in a patch, and their part in it."""
     pixels = np.arange(field[0] * field[1]).reshape(field)[patch.halo].ravel()
-    inside = sp.csc_array(rows[pixels])
+    inside = sp.csc_array(sp.csr_array(seeds)[pixels])
     present = np.flatnonzero(np.diff(inside.indptr))
-    return np.asarray(inside[:, present].T.toarray(), np.float32).reshape(-1, *patch.shape)
+    images = np.asarray(inside[:, present].T.toarray(), np.float32)
+    return present, images.reshape(-1, *patch.shape)
 
 
 # ------------------------------------------------------------------------------- all patches
@@ -243,7 +245,7 @@ def _united(
         merged_away = n_candidates - footprints.shape[1]
         census = census.plus(candidates=n_candidates, merged=merged_away)
     else:
-        footprints = unit(sp.csc_array(present @ seeds))
+        footprints = unit(sp.csc_array(present @ _refined_seeds(found, patches, field, seeds)))
         census = census.plus(candidates=footprints.shape[1])
     background = sp.csc_array(present @ _joined_background(found, patches, mean, parameters))
     background.eliminate_zeros()
@@ -278,6 +280,25 @@ def _joined_cells(
         groups = merge_groups(footprints, stacked, parameters.merge_correlation)
         footprints = merged(footprints, stacked, groups)[0]
     return unit(footprints), len(places)
+
+
+def _refined_seeds(
+    found: Sequence[Found],
+    patches: Sequence[Patch],
+    field: tuple[int, int],
+    seeds: sp.csc_array,
+) -> sp.csc_array:
+    """Return seeds as footprints: as the patch of their centre found them, if it holds them."""
+    ones = np.ones(seeds.nnz, np.float32)
+    given = sp.csc_array((ones, seeds.indices, seeds.indptr), shape=seeds.shape)
+    columns = [given[:, [i]] for i in range(given.shape[1])]
+    areas = np.diff(given.indptr)
+    for part, patch in zip(found, patches, strict=True):
+        for number, footprint in zip(part.seeds, part.footprints, strict=True):
+            image = given[:, [number]].toarray().reshape(field)[patch.halo]
+            if image.sum() == areas[number] and _is_centred(image, patch) and footprint.any():
+                columns[number] = placed([(footprint, patch.halo)], field)
+    return sp.csc_array(sp.hstack(columns, format="csc"))
 
 
 def _is_centred(footprint: Floats, patch: Patch) -> bool:

@@ -9,8 +9,12 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy import linalg
 
-from napari_calcium.deconvolution.decay import fitted_decay
+from napari_calcium.deconvolution.decay import fitted_decay, fitted_rise
 from napari_calcium.deconvolution.oasis import deconvolve_cells
+from napari_calcium.deconvolution.second_order import (
+    coefficients_from_times,
+    deconvolve_second_order,
+)
 from napari_calcium.traces import noise_level
 
 __all__ = ["Denoised", "demixed_traces", "denoise"]
@@ -80,7 +84,9 @@ class Denoised:
     time_constants: Floats
 
 
-def denoise(traces: Floats, order: int = 1, penalized: bool = False) -> Denoised:
+def denoise(
+    traces: Floats, order: int = 1, penalized: bool = False, shared: bool = False
+) -> Denoised:
     """Take the noise out of traces by the calcium model of an order, fitted to them.
 
     Parameters
@@ -91,6 +97,8 @@ def denoise(traces: Floats, order: int = 1, penalized: bool = False) -> Denoised
         Of the calcium's autoregression: 0 leaves the traces as they are, 1 decays, 2 also rises.
     penalized : bool
         Whether activity is shrunk until the residual is as large as the noise.
+    shared : bool
+        Whether all cells get the same time constants, which is faster.
 
     Returns
     -------
@@ -114,11 +122,27 @@ def denoise(traces: Floats, order: int = 1, penalized: bool = False) -> Denoised
     noise = noise_level(traces)
     if order == 0:
         return _as_they_are(traces, noise)
-    decay = fitted_decay(traces, noise)
+    decay = fitted_decay(traces, noise, shared)
+    if order == 2:
+        return _rising(traces, noise, -1 / np.log(decay), penalized)
     found = deconvolve_cells(traces, decay, noise, penalized=penalized)
     constants = np.full((len(traces), 2), np.nan, np.float32)
     constants[:, 0] = -1 / np.log(decay)
     return Denoised(found.calcium, found.activity, found.baseline, noise, constants)
+
+
+def _rising(traces: Floats, noise: Floats, decay: Floats, penalized: bool) -> Denoised:
+    """Denoise traces by a model that rises and decays, the time constants in frames."""
+    rise, decays = fitted_rise(traces, noise, decay)
+    calcium, activity = np.empty_like(traces), np.empty_like(traces)
+    baseline = np.empty(len(traces), np.float32)
+    for cell, trace in enumerate(traces):
+        g = coefficients_from_times(decays[cell], rise, 1.0)
+        found = deconvolve_second_order(trace, g, float(noise[cell]), penalized=penalized)
+        calcium[cell] = found.calcium + np.float32(found.baseline)
+        activity[cell], baseline[cell] = found.activity, found.baseline
+    constants = np.stack([decays, np.full(len(traces), rise)], axis=1).astype(np.float32)
+    return Denoised(calcium, activity, baseline, noise, constants)
 
 
 def _as_they_are(traces: Floats, noise: Floats) -> Denoised:

@@ -202,7 +202,7 @@ def _check_movie(stage: Stage, parameters: Parameters, shape: tuple[int, ...]) -
 
 def _check_files(stage: Stage, session: Session, parameters: Parameters) -> None:
     """Refuse files that are not there before any stage has run; finished results need none."""
-    missing = [path for path in parameters.files() if not Path(path).expanduser().is_file()]
+    missing = [path for path in parameters.files() if not Path(path).expanduser().exists()]
     if missing and not _was_made(stage, session, parameters):
         raise InputError(
             f"{stage.name} is to read {missing[0]!r} but there is no such file; "
@@ -457,12 +457,18 @@ def _files_digest(stage: Stage, session: Session, parameters: Parameters) -> str
     """Return what identifies the content of files: as it was, where they are gone by now."""
     files = {path: Path(path).expanduser() for path in parameters.files()}
     done = session.record(stage.group)
-    gone = not all(file.is_file() for file in files.values())
+    gone = not all(file.exists() for file in files.values())
     if gone and done is not None and _was_made(stage, session, parameters):
         return done.inputs.get("files", "")
-    contents = {path: file.read_bytes() if file.is_file() else b"" for path, file in files.items()}
-    digests = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+    digests = {path: hashlib.sha256(_content(file)).hexdigest() for path, file in files.items()}
     return stage_digest("files", {}, digests)
+
+
+def _content(path: Path) -> bytes:
+    """Return what identifies a file, or the cells of a session."""
+    if path.is_dir():
+        path = path / "source_extraction" / "zarr.json"  # has the stage's digest
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _compute(

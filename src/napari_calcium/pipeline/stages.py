@@ -12,17 +12,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dask.array as da
+import scipy.sparse as sp
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from napari_calcium.activity.dff import DffParameters, dff_components
+from napari_calcium.components import Components
 from napari_calcium.errors import InputError
 from napari_calcium.evaluation.evaluation import ComponentEvaluationParameters, evaluate_components
-from napari_calcium.extraction.cnmf import SourceExtractionParameters, extract_sources
+from napari_calcium.extraction.cnmf import SourceExtractionParameters, fit_model
+from napari_calcium.extraction.model import Model
+from napari_calcium.extraction.refinement import components_of
+from napari_calcium.extraction.seeding import regions_from_structure
 from napari_calcium.extraction.summary_images import SummaryImagesParameters, summary_images
 from napari_calcium.io.image import read_image
 from napari_calcium.io.importing import ImportParameters, checked_range
 from napari_calcium.io.recording import Recording
+from napari_calcium.io.regions import read_regions
 from napari_calcium.io.session import (
     Session,
     components_attrs,
@@ -41,7 +47,7 @@ from napari_calcium.movie import Movie
 from napari_calcium.parameters import Parameters, nearest
 from napari_calcium.shifts import Shifts
 
-__all__ = ["STAGES", "Inputs", "Results", "Stage", "stage_named", "stages_until"]
+__all__ = ["STAGES", "Inputs", "Results", "Stage", "read_seeds", "stage_named", "stages_until"]
 
 
 @dataclass(frozen=True)
@@ -180,11 +186,51 @@ def _summary_images(inputs: Inputs, parameters: SummaryImagesParameters) -> Resu
 
 
 def _source_extraction(inputs: Inputs, parameters: SourceExtractionParameters) -> Results:
-    components = extract_sources(_corrected(inputs), parameters)
+    movie = _corrected(inputs)
+    model = fit_model(movie, parameters, read_seeds(parameters, movie.plane))
+    components = delayed(components_of)(model, movie.frame_rate)
     return Results(
         arrays=delayed(components_to_arrays)(components),
-        attrs=delayed(components_attrs)(components),
+        attrs=delayed(_extraction_attrs)(components, model, parameters),
     )
+
+
+def read_seeds(
+    parameters: SourceExtractionParameters, field: tuple[int, int]
+) -> sp.csc_array | None:
+    """Return where the cells are by the file of seeds, if they are to be found by seeds.
+
+    Parameters
+    ----------
+    parameters : SourceExtractionParameters
+        Its `seeds_file` and `seeds_kind`.
+    field : tuple of int
+        (y, x), px; the seeds are to be of the same.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is of another field, or holds no cell.
+    """
+    if parameters.initialization != "seeds":
+        return None
+    if parameters.seeds_kind == "regions":
+        return read_regions(parameters.seeds_file, field)
+    image = read_image(parameters.seeds_file)
+    if image.shape != field:
+        raise InputError(
+            f"the structural channel {parameters.seeds_file!r} has the shape {image.shape} but "
+            f"the field is {field[0]} x {field[1]} px; give an image of the same field"
+        )
+    return regions_from_structure(image, parameters.cell_radius)
+
+
+def _extraction_attrs(
+    components: Components, model: Model, parameters: SourceExtractionParameters
+) -> dict[str, dict[str, Any]]:
+    attrs = components_attrs(components)
+    summary = model.census.sentence(components.n_cells, parameters)
+    return {**attrs, "": {**attrs[""], "summary": summary}}
 
 
 def _component_evaluation(inputs: Inputs, parameters: ComponentEvaluationParameters) -> Results:
