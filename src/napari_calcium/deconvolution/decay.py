@@ -42,6 +42,15 @@ RISES = (0.0, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
 SHORTER = (1.0, 0.92, 0.84, 0.7)
 """Factors by which the decay of a model without rise may be too long."""
 
+ROUNDS = 3
+"""Times the noise is estimated, from the spectrum first and then from what the fits leave."""
+
+SMALLEST_NOISE = 0.3
+"""Least noise that is estimated from what the fits leave, as a part of the spectrum's."""
+
+LEAST_EXCESS = 0.02
+"""Part by which a trace's variance must exceed its noise's, beyond chance, to show anything."""
+
 LEAST_SPREAD = 0.05
 """Least standard deviation of the time constants' logarithm that cells are taken to differ by."""
 
@@ -96,20 +105,22 @@ def fitted_decay(
     traces = np.asarray(traces, np.float32)
     noise = noise_level(traces) if noise is None else np.asarray(noise, np.float32)
     start = decay_coefficient(traces, noise)
-    shows = np.flatnonzero(np.isfinite(traces).all(axis=1) & (noise > 0))
-    if len(shows) == 0 or traces.shape[1] < 3:
+    shows = _that_show(traces, noise)
+    if len(shows) == 0:
         return start
     seen, sd = np.ascontiguousarray(traces[shows]), noise[shows].astype(np.float64)
     telling = np.argsort(-seen.std(axis=1) / sd, kind="stable")[:TELLING]
-    usual = np.median(_fitted(seen[telling], sd[telling], SHORTEST, LONGEST)[0])
-    if shared:
-        return np.full(len(traces), np.exp(-1 / usual), np.float32)
-    decay, risk = _fitted(seen, sd, max(SHORTEST, usual / NEAR), min(LONGEST, usual * NEAR))
-    return _for_all(start, shows, np.exp(-1 / decay), risk)
+    usual = np.median(_fitted(seen[telling], sd[telling], SHORTEST, LONGEST))
+    chosen = np.full(len(traces), usual)
+    if not shared:
+        near = max(SHORTEST, usual / NEAR), min(LONGEST, usual * NEAR)
+        chosen[shows] = _fitted(seen, sd, *near)
+        chosen[np.setdiff1d(np.arange(len(traces)), shows)] = np.median(chosen[shows])
+    return np.exp(-1 / chosen).astype(np.float32)
 
 
 def fitted_rise(
-    traces: NDArray[np.floating], noise: NDArray[np.floating], decay: NDArray[np.floating]
+    traces: NDArray[np.floating], noise: NDArray[np.floating], constants: NDArray[np.floating]
 ) -> tuple[float, NDArray[np.float64]]:
     """Return the rise that the traces have in common, and their decays given that they rise.
 
@@ -119,7 +130,7 @@ def fitted_rise(
         Fluorescence in any unit; any offset. Only finite traces are used.
     noise : ndarray (cell,)
         Standard deviation of the noise, in the traces' unit.
-    decay : ndarray (cell,)
+    constants : ndarray (cell,)
         Time constants of the decay without a rise, frames, as of `fitted_decay`.
 
     Returns
@@ -140,8 +151,8 @@ def fitted_rise(
     >>> rise
     3.0
     """
-    decay = np.asarray(decay, np.float64)
-    shows = np.flatnonzero(np.isfinite(traces).all(axis=1) & (noise > 0))
+    decay: Doubles = np.asarray(constants, np.float64)
+    shows = _that_show(traces, noise)
     if len(shows) == 0:
         return 0.0, decay
     telling = shows[np.argsort(-traces[shows].std(axis=1) / noise[shows], kind="stable")[:TELLING]]
@@ -162,19 +173,38 @@ def _risk(trace: NDArray[np.floating], noise: float, decay: float, rise: float) 
     return float(residual @ residual) / noise**2 + 2.0 * np.count_nonzero(found.activity)
 
 
+def _that_show(traces: NDArray[np.floating], noise: NDArray[np.floating]) -> NDArray[np.intp]:
+    """Return the traces that vary more than noise of their size does, by chance or by itself."""
+    n_frames = traces.shape[1]
+    if n_frames < 3:
+        return np.zeros(0, np.intp)
+    excess = np.full(len(traces), -np.inf)
+    usable = np.flatnonzero(np.isfinite(traces).all(axis=1) & (noise > 0))
+    variance = traces[usable].var(axis=1, dtype=np.float64)
+    excess[usable] = variance / noise[usable].astype(np.float64) ** 2 - 1
+    return np.flatnonzero(excess > LEAST_EXCESS + 4 * np.sqrt(2 / n_frames))
+
+
 def _fitted(
     traces: NDArray[np.float32], noise: Doubles, shortest: float, longest: float
-) -> tuple[Doubles, Doubles]:
-    """Return the time constant of each trace, frames, and the risk of each that was tried."""
+) -> Doubles:
+    """Return the time constant of each trace, frames."""
     tried, anchors = _spaced(shortest, longest, FACTOR), _spaced(shortest, longest, ANCHORS)
     baseline = np.empty((len(traces), len(anchors)))
     for cell, trace in enumerate(traces):
         for i, decay in enumerate(_coefficients(anchors)):
             baseline[cell, i] = deconvolve(trace, float(decay), float(noise[cell])).baseline
     places = np.log(tried)
-    known = [np.interp(places, np.log(anchors), levels) for levels in baseline]
-    risk = _risks(traces, np.array(known), noise, _coefficients(tried))
-    return np.exp(_chosen(risk, places)), risk
+    known = np.array([np.interp(places, np.log(anchors), levels) for levels in baseline])
+    residual, spikes = _residuals(traces, known, _coefficients(tried))
+    variance = noise**2
+    for _ in range(ROUNDS):  # the noise of fast transients is taken for larger than it is at first
+        risk = residual / variance[:, None] + 2 * spikes
+        best = np.argmin(risk, axis=1)[:, None]
+        left, taken = (np.take_along_axis(each, best, 1)[:, 0] for each in (residual, spikes))
+        variance = np.minimum(variance, left / np.maximum(traces.shape[1] - taken, 1))
+        variance = np.maximum(variance, (SMALLEST_NOISE * noise) ** 2)
+    return np.exp(_chosen(risk, places))
 
 
 def _spaced(shortest: float, longest: float, factor: float) -> Doubles:
@@ -184,17 +214,6 @@ def _spaced(shortest: float, longest: float, factor: float) -> Doubles:
 
 def _coefficients(frames: Doubles) -> Doubles:
     return np.minimum(np.exp(-1 / frames), MAX_DECAY)
-
-
-def _for_all(
-    start: NDArray[np.float32], shows: NDArray[np.intp], decay: Doubles, risk: Doubles
-) -> NDArray[np.float32]:
-    """Give traces that cannot be used what is usual among the others."""
-    if not np.ptp(risk, axis=1).any():
-        return start
-    chosen = np.full(len(start), np.median(decay))
-    chosen[shows] = decay
-    return chosen.astype(np.float32)
 
 
 def _chosen(risk: Doubles, places: Doubles) -> Doubles:
@@ -211,16 +230,18 @@ def _chosen(risk: Doubles, places: Doubles) -> Doubles:
         share = posterior.mean(axis=0)
         mean = float(share @ places / share.sum())
         spread = max(float(np.sqrt(share @ (places - mean) ** 2 / share.sum())), LEAST_SPREAD)
-    return posterior @ places
+    chosen: Doubles = posterior @ places
+    return chosen
 
 
 @njit(nogil=True, cache=True)
-def _risks(traces, baseline, noise, tried):  # type: ignore[no-untyped-def]
-    """Squared residual in units of the noise's variance plus twice the spikes, (cell, decay)."""
+def _residuals(traces, baseline, tried):  # type: ignore[no-untyped-def]
+    """Squared residual and number of spikes of unpenalised fits, each (cell, decay)."""
     n_frames = traces.shape[1]
     value, power = np.empty(n_frames), np.empty(n_frames)
     length = np.empty(n_frames, np.int64)
-    risk = np.empty((len(traces), len(tried)))
+    residual = np.empty((len(traces), len(tried)))
+    spikes = np.zeros((len(traces), len(tried)))
     for cell in range(len(traces)):
         trace = traces[cell]
         for i in range(len(tried)):
@@ -229,10 +250,9 @@ def _risks(traces, baseline, noise, tried):  # type: ignore[no-untyped-def]
             for frame in range(n_frames):
                 total += (trace[frame] - level) ** 2
             n = pool_violators(trace, g, 0.0, level, value, power, length)
-            residual, spikes = total, 0
             for k in range(n):
                 if value[k] > 0:
-                    residual -= value[k] ** 2 * (1.0 - power[k] ** 2) / (1.0 - g * g)
-                    spikes += 1
-            risk[cell, i] = residual / noise[cell] ** 2 + 2.0 * spikes
-    return risk
+                    total -= value[k] ** 2 * (1.0 - power[k] ** 2) / (1.0 - g * g)
+                    spikes[cell, i] += 1
+            residual[cell, i] = total
+    return residual, spikes
