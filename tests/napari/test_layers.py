@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ def test_a_session_becomes_layers_from_the_movie_up(session: Session) -> None:
         "max",
         "std",
         "correlation",
+        "max correlation",
         "cells",
         "accepted outlines",
     ]
@@ -156,6 +158,23 @@ def test_a_session_becomes_layers_from_the_movie_up(session: Session) -> None:
         assert isinstance(layers[name][0], da.Array)
     assert all("contrast_limits" in layer[1] for layer in layers.values() if layer[2] == "image")
     assert all("scale" not in layer[1] for layer in layers.values())
+
+
+def test_images_of_the_filtered_movie_are_shown_where_they_were_made(
+    finished: Path, tmp_path: Path
+) -> None:
+    session = Session(shutil.copytree(finished, tmp_path / "s.zarr"))
+    recipe = Recipe.of_session(session).with_value("summary_images.filter_radius", 4.0)
+    run(session.path, recipe=recipe, until="summary_images")
+    layers, before = (named(session_layers(each)) for each in (session, Session(finished)))
+    assert [name for name in layers if name not in before] == [
+        "filtered correlation",
+        "peak to noise",
+    ]
+    for name in ("filtered correlation", "peak to noise"):
+        image, attributes, kind = layers[name]
+        assert (kind, image.shape, attributes["visible"]) == ("image", (37, 53), False)
+        assert attributes["contrast_limits"] == contrast_limits(image)
 
 
 def test_labels_are_identities_plus_one_with_their_scores(session: Session) -> None:

@@ -78,6 +78,7 @@ def test_a_recording_is_analysed_from_the_forms(
         "max",
         "std",
         "correlation",
+        "max correlation",
         "cells",
         "accepted outlines",
     ]

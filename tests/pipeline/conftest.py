@@ -23,6 +23,7 @@ FRAME_RATE = 10.0
 RECIPE = {
     "import": {"frame_rate": FRAME_RATE, "pixel_size": 1.5},
     "motion_correction": {"max_shift": 6},
+    "summary_images": {"filter_radius": 4.0},
     "source_extraction": {"cell_radius": 4.0},
 }
 Contents = dict[str, NDArray[Any]]

@@ -130,7 +130,16 @@ VARIABLES: Mapping[str, Variable] = {
     "summary_images/max": Variable(("y", "x"), "counts", "largest value over time"),
     "summary_images/std": Variable(("y", "x"), "counts", "standard deviation over time"),
     "summary_images/correlation": Variable(
-        ("y", "x"), "1", "mean temporal correlation of a pixel with its 8 neighbours"
+        ("y", "x"), "1", "mean temporal correlation of a pixel with its neighbours"
+    ),
+    "summary_images/max_correlation": Variable(
+        ("y", "x"), "1", "largest such correlation in bins of time"
+    ),
+    "summary_images/correlation_filtered": Variable(
+        ("y", "x"), "1", "such correlation of the filtered movie where it is above its noise"
+    ),
+    "summary_images/pnr": Variable(
+        ("y", "x"), "1", "peak of the filtered movie, in sd of the pixel's noise"
     ),
     "source_extraction/footprints/data": Variable(("entry",), "1", "weights, unit norm (CSC)"),
     "source_extraction/footprints/indices": Variable(("entry",), "1", "pixel = y * width + x"),
@@ -396,6 +405,10 @@ class Session:
             f"Coarse detail moves {ratio:.1f} times as far as fine detail: the camera may have a "
             "pattern of its own; set smoothing to 3 px, high_pass to 10 px and run again."
         )
+
+    def extraction_summary(self) -> str:
+        """Return in a sentence how many cells were found and what removed other candidates."""
+        return str(self.group_attrs("source_extraction").get("summary", ""))
 
     def components(self) -> Components:
         """Return the cells that source extraction found."""

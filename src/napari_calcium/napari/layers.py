@@ -45,7 +45,15 @@ CELLS = "cells"
 ACCEPTED_OUTLINES = "accepted outlines"
 RECORDING = "movie/frames"
 MOVIES = {RECORDING: "recording", "motion_correction/frames": "corrected"}
-SUMMARY_IMAGES = {f"summary_images/{name}": name for name in ("mean", "max", "std", "correlation")}
+SUMMARY_IMAGES = {
+    "summary_images/mean": "mean",
+    "summary_images/max": "max",
+    "summary_images/std": "std",
+    "summary_images/correlation": "correlation",
+    "summary_images/max_correlation": "max correlation",
+    "summary_images/correlation_filtered": "filtered correlation",
+    "summary_images/pnr": "peak to noise",
+}
 IMAGES = (*MOVIES, *SUMMARY_IMAGES)
 
 AXES = {2: ("y", "x"), 3: ("time", "y", "x"), 4: ("time", "z", "y", "x")}
@@ -228,8 +236,8 @@ def layer_digests(session: Session) -> dict[str, str]:
         For each layer, by its name in `session_layers`, the digests of the stages it shows, and
         where it lies, if not at 0.
     """
-    digests = {name: _digest(session, name.split("/")[0]) for name in IMAGES}
-    if any(offset := recording_offset(session)):
+    digests = {name: _digest(session, name.split("/")[0]) for name in IMAGES if name in session}
+    if RECORDING in digests and any(offset := recording_offset(session)):
         digests[RECORDING] += str(offset)
     digests[CELLS] = _digest(session, "source_extraction")
     if of_these_cells(session, "component_evaluation"):
