@@ -20,7 +20,7 @@ from napari_calcium.deconvolution.second_order import (
     deconvolve_second_order,
 )
 
-__all__ = ["fitted_decay", "fitted_rise"]
+__all__ = ["fitted_decay", "fitted_rise", "noise_left"]
 
 Doubles = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ SHORTER = (1.0, 0.92, 0.84, 0.7)
 ROUNDS = 3
 """Times the noise is estimated, from the spectrum first and then from what the fits leave."""
 
-SMALLEST_NOISE = 0.3
+SMALLEST_NOISE = 0.1
 """Least noise that is estimated from what the fits leave, as a part of the spectrum's."""
 
 LEAST_EXCESS = 0.02
@@ -117,6 +117,41 @@ def fitted_decay(
         chosen[shows] = _fitted(seen, sd, *near)
         chosen[np.setdiff1d(np.arange(len(traces)), shows)] = np.median(chosen[shows])
     return np.exp(-1 / chosen).astype(np.float32)
+
+
+def noise_left(
+    traces: NDArray[np.floating],
+    denoised: NDArray[np.floating],
+    activity: NDArray[np.floating],
+    noise: NDArray[np.floating],
+) -> NDArray[np.float32]:
+    """Return the noise of traces by what an unpenalised fit leaves of them.
+
+    Where transients are bright and fast the spectrum takes their onsets for noise.
+
+    Parameters
+    ----------
+    traces, denoised, activity : ndarray (cell, time)
+        The traces, the fit to them, and its activity, of which every event has fitted some noise.
+    noise : ndarray (cell,)
+        By the spectrum; the result is not above it, nor below a tenth.
+
+    Returns
+    -------
+    ndarray (cell,), float32
+        In the traces' unit.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> fit = np.zeros((1, 5000))
+    >>> noise_left(fit + rng.normal(scale=3, size=fit.shape), fit, fit, np.array([5.0])).round(1)
+    array([3.], dtype=float32)
+    """
+    residual = np.asarray(traces, np.float64) - denoised
+    free = np.maximum(traces.shape[1] - np.count_nonzero(activity, axis=1), 1)
+    left = np.sqrt(np.sum(residual**2, axis=1) / free)
+    return np.asarray(np.clip(left, SMALLEST_NOISE * noise, noise), np.float32)
 
 
 def fitted_rise(

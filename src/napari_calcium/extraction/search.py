@@ -131,7 +131,7 @@ def find_components(
     seeds : ndarray of bool (seed, y, x), optional
         Where the components are, for the initialization by seeds.
     """
-    missing: NDArray[np.bool_] = np.isnan(frames).any(axis=0)
+    missing = np.asarray(np.isnan(frames).any(axis=0))
     frames[:, missing] = 0
     mean = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
     noise = pixel_noise(frames)
@@ -198,7 +198,7 @@ def _averaged_pixels(frames: Floats, size: int) -> Floats:
         np.diff(np.append(starts, n))
         for starts, n in zip((rows, columns), frames.shape[1:], strict=True)
     )
-    return (sums / (heights[:, None] * widths)).astype(np.float32)
+    return np.asarray(sums / (heights[:, None] * widths), np.float32)
 
 
 def _enlarged(images: Floats, size: int, missing: NDArray[np.bool_]) -> Floats:

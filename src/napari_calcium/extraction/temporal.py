@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy import linalg
 
-from napari_calcium.deconvolution.decay import fitted_decay, fitted_rise
+from napari_calcium.deconvolution.decay import fitted_decay, fitted_rise, noise_left
 from napari_calcium.deconvolution.oasis import deconvolve_cells
 from napari_calcium.deconvolution.second_order import (
     coefficients_from_times,
@@ -22,6 +22,9 @@ __all__ = ["Denoised", "demixed_traces", "denoise"]
 Floats = NDArray[np.float32]
 
 RIDGE = 1e-6
+
+ROUNDS, SETTLED = 4, 0.97
+"""Times the noise is estimated from what a fit leaves, and the part it may still change by."""
 
 NORMAL_QUARTER = 0.6745
 """Distance of the lower quartile of normally distributed values from their mean, sd."""
@@ -123,25 +126,34 @@ def denoise(
     if order == 0:
         return _as_they_are(traces, noise)
     decay = fitted_decay(traces, noise, shared)
+    times, rise = -1 / np.log(decay), 0.0
     if order == 2:
-        return _rising(traces, noise, -1 / np.log(decay), penalized)
-    found = deconvolve_cells(traces, decay, noise, penalized=penalized)
+        rise, times = fitted_rise(traces, noise, times)
+    for _ in range(ROUNDS):
+        first = _deconvolved(traces, times, rise, noise, penalized=False)
+        before, noise = noise, noise_left(traces, first.calcium, first.activity, noise)
+        if np.all(noise >= SETTLED * before):
+            break
+    return _deconvolved(traces, times, rise, noise, penalized)
+
+
+def _deconvolved(
+    traces: Floats, decay: NDArray[np.floating], rise: float, noise: Floats, penalized: bool
+) -> Denoised:
+    """Denoise traces by a model whose time constants, in frames, are known."""
     constants = np.full((len(traces), 2), np.nan, np.float32)
-    constants[:, 0] = -1 / np.log(decay)
-    return Denoised(found.calcium, found.activity, found.baseline, noise, constants)
-
-
-def _rising(traces: Floats, noise: Floats, decay: Floats, penalized: bool) -> Denoised:
-    """Denoise traces by a model that rises and decays, the time constants in frames."""
-    rise, decays = fitted_rise(traces, noise, decay)
+    constants[:, 0] = decay
+    if not rise:
+        found = deconvolve_cells(traces, np.exp(-1 / decay), noise, penalized=penalized)
+        return Denoised(found.calcium, found.activity, found.baseline, noise, constants)
+    constants[:, 1] = rise
     calcium, activity = np.empty_like(traces), np.empty_like(traces)
     baseline = np.empty(len(traces), np.float32)
     for cell, trace in enumerate(traces):
-        g = coefficients_from_times(decays[cell], rise, 1.0)
-        found = deconvolve_second_order(trace, g, float(noise[cell]), penalized=penalized)
-        calcium[cell] = found.calcium + np.float32(found.baseline)
-        activity[cell], baseline[cell] = found.activity, found.baseline
-    constants = np.stack([decays, np.full(len(traces), rise)], axis=1).astype(np.float32)
+        g1, g2 = coefficients_from_times(decay[cell], min(rise, 0.9 * decay[cell]), 1.0)
+        each = deconvolve_second_order(trace, (g1, g2), float(noise[cell]), penalized=penalized)
+        calcium[cell] = each.calcium + np.float32(each.baseline)
+        activity[cell], baseline[cell] = each.activity, each.baseline
     return Denoised(calcium, activity, baseline, noise, constants)
 
 
