@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -735,6 +736,152 @@ class TestApplyShifts:
         assert "has no motion_correction; run motion_correction first" in answer.err
 
 
+class TestPropose:
+    """Radius and patches, from the image or from an outline."""
+
+    def test_from_one_cell_that_was_outlined(
+        self, finished: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        """A square of 9 px has the area of a disc of 5.1 px; a pixel is 2 um."""
+        square = np.zeros((37, 53), np.uint8)
+        square[10:19, 30:39] = 1
+        np.save(tmp_path / "cell.npy", square)
+        answer = cli("propose", finished, "--outline", tmp_path / "cell.npy")
+        assert (answer.status, answer.err) == (0, "")
+        first, radius, *_ = answer.out.splitlines()
+        assert re.match(r"Cells of (5\.\d|4\.9) px \((10\.\d|9\.\d) um\) radius\.", first)
+        assert radius.startswith("--set source_extraction.cell_radius=")
+
+    def test_what_it_prints_can_be_given(self, finished: Path, cli: Cli, tmp_path: Path) -> None:
+        square = np.zeros((37, 53), np.uint8)
+        square[10:17, 30:37] = 1
+        np.save(tmp_path / "cell.npy", square)
+        answer = cli("propose", finished, "--outline", tmp_path / "cell.npy")
+        values = [value for line in answer.out.splitlines()[1:] for value in line.split()]
+        copy = tmp_path / "s.zarr"
+        shutil.copytree(finished, copy)
+        assert cli("run", "--session", copy, *values, "--until", "source_extraction").status == 0
+        used = Session(copy).record("source_extraction")
+        assert used is not None
+        assert used.parameters["cell_radius"] == pytest.approx(7 / np.sqrt(np.pi), rel=0.06)
+
+    def test_mistakes(self, finished: Path, movie: Path, cli: Cli, tmp_path: Path) -> None:
+        two = np.zeros((37, 53), np.uint8)
+        two[3:9, 3:9], two[20:30, 20:30] = 1, 2
+        np.save(tmp_path / "two.npy", two)
+        answer = cli("propose", finished, "--outline", tmp_path / "two.npy")
+        assert is_one_sentence(answer)
+        assert "has 2 regions; outline one cell" in answer.err
+        cli("run", movie, "--session", tmp_path / "s.zarr", "--until", "motion_correction", *RATE)
+        answer = cli("propose", tmp_path / "s.zarr")
+        assert is_one_sentence(answer)
+        assert "run summary_images first" in answer.err
+
+
+class TestReconstruct:
+    """Movies that the result stands for."""
+
+    def test_they_add_up_to_the_recording(self, finished: Path, cli: Cli, tmp_path: Path) -> None:
+        """A C + b f and the residual are the corrected movie, to float32 of 1000 counts."""
+        made = {}
+        for kind in ("cells", "background", "model", "residual"):
+            path = tmp_path / f"{kind}.tif"
+            answer = cli("reconstruct", finished, path, "--kind", kind)
+            assert (answer.status, answer.err) == (0, "")
+            assert answer.out.splitlines()[-1] == f"{path}: 150 frames of 37 x 53 px"
+            made[kind] = tifffile.imread(path)
+            assert made[kind].dtype == np.float32
+        np.testing.assert_allclose(made["cells"] + made["background"], made["model"], atol=1e-3)
+        corrected = Session(finished).read("motion_correction/frames")
+        np.testing.assert_allclose(made["model"] + made["residual"], corrected, atol=1e-3)
+        assert made["cells"].std() > 0
+
+    def test_into_zarr_with_raw_traces(self, finished: Path, cli: Cli, tmp_path: Path) -> None:
+        path = tmp_path / "residual.zarr"
+        answer = cli("reconstruct", finished, path, "--kind", "residual", "--raw", "--workers", 2)
+        assert (answer.status, answer.err) == (0, "")
+        components = Session(finished).components()
+        cells = components.footprints @ (components.traces + components.residuals)
+        background = components.background.footprints @ components.background.traces
+        corrected = Session(finished).read("motion_correction/frames").reshape(150, -1)
+        written = zarr.open_array(path)[:].reshape(150, -1)
+        np.testing.assert_allclose(written, corrected - (cells + background).T, atol=1e-3)
+
+    def test_mistakes(self, finished: Path, movie: Path, cli: Cli, tmp_path: Path) -> None:
+        answer = cli("reconstruct", finished, tmp_path / "out.avi")
+        assert is_one_sentence(answer)
+        assert "give a path that ends in .tif or .zarr" in answer.err
+        cli("run", movie, "--session", tmp_path / "s.zarr", "--until", "motion_correction", *RATE)
+        answer = cli("reconstruct", tmp_path / "s.zarr", tmp_path / "out.tif")
+        assert is_one_sentence(answer)
+        assert "run source_extraction first" in answer.err
+
+
+class TestSeeds:
+    """Cells that are known beforehand."""
+
+    def test_from_a_labels_image_and_from_the_session_that_it_makes(
+        self, finished: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        labels = np.zeros((37, 53), np.int32)
+        labels[5:12, 30:38], labels[20:30, 8:17], labels[25:33, 40:47] = 7, 2, 4
+        tifffile.imwrite(tmp_path / "seeds.tif", labels)
+        made = []
+        for name, seeds in (("first", tmp_path / "seeds.tif"), ("second", tmp_path / "first.zarr")):
+            path = tmp_path / f"{name}.zarr"
+            shutil.copytree(finished, path)
+            values = ("initialization=seeds", f"seeds_file={seeds}", "refinements=0")
+            options = [part for v in values for part in ("--set", f"source_extraction.{v}")]
+            answer = cli("run", "--session", path, *options, "--until", "source_extraction")
+            assert answer.status == 0, answer.err
+            assert "3 cells of 3 candidates." in answer.out.splitlines()
+            made.append(Session(path).footprints())
+        inside = np.stack([labels.ravel() == label for label in (2, 4, 7)])
+        assert (inside @ made[0].toarray()).argmax(axis=0).tolist() == [0, 1, 2]
+        cosines = (made[0].T @ made[1]).toarray()
+        assert np.diagonal(cosines).min() > 0.8
+
+    def test_new_seeds_in_the_same_file_are_another_analysis(
+        self, finished: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        path, seeds = tmp_path / "s.zarr", tmp_path / "seeds.npy"
+        shutil.copytree(finished, path)
+        options = ["--set", "source_extraction.initialization=seeds"]
+        options += ["--set", f"source_extraction.seeds_file={seeds}"]
+        labels = np.zeros((37, 53), np.int32)
+        for count, place in ((1, np.s_[5:12, 30:38]), (2, np.s_[20:30, 8:17])):
+            labels[place] = count
+            np.save(seeds, labels)
+            for said in (f"{count} cell", "was done"):
+                command = ("run", "--session", path, *options, "--until", "source_extraction")
+                assert said in cli(*command).out
+            assert Session(path).components().n_cells == count
+
+    def test_mistakes(self, finished: Path, cli: Cli, tmp_path: Path) -> None:
+        np.save(tmp_path / "small.npy", np.ones((9, 9), int))
+        path = tmp_path / "s.zarr"
+        shutil.copytree(finished, path)
+        for values, said in {
+            ("initialization=seeds",): "seeds_file is not given",
+            ("seeds_file=cells.zip",): "set initialization to 'seeds' or leave the file out",
+            ("initialization=seeds", "seeds_file=no.zip"): "there is no such file",
+            ("initialization=seeds", f"seeds_file={tmp_path / 'small.npy'}"): "37 x 53 px",
+        }.items():
+            options = [part for v in values for part in ("--set", f"source_extraction.{v}")]
+            answer = cli("run", "--session", path, *options, "--until", "source_extraction")
+            assert is_one_sentence(answer), answer
+            assert said in answer.err
+
+
+def test_no_cells_is_said_with_the_reason(finished: Path, cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    shutil.copytree(finished, path)
+    answer = cli("run", "--session", path, "--set", "source_extraction.threshold=5000")
+    assert answer.status == 0
+    assert "No cells: no place reached the threshold of 5000 sd" in answer.out
+    assert Session(path).read("dff/traces").shape == (0, 150)
+
+
 class TestSimulate:
     """Movies with known truth."""
 
@@ -795,7 +942,8 @@ class TestHelp:
             assert len(getattr(parameter, "help", None) or "") > 10, parameter.name
 
     def test_the_commands_are_these(self, cli: Cli) -> None:
-        commands = ["info", "run", "export", "apply-shifts", "recipe", "simulate", "demo"]
+        commands = ["info", "run", "export", "apply-shifts", "propose", "reconstruct"]
+        commands += ["recipe", "simulate", "demo"]
         assert list(self.group.commands) == commands
         for command in self.group.commands:
             assert re.search(rf"^  {command} +\w", cli("--help").out, re.M)

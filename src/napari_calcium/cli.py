@@ -18,8 +18,17 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from napari_calcium.errors import InputError
+from napari_calcium.extraction.choosing import Proposal, propose_from_image, propose_from_outline
+from napari_calcium.extraction.reconstruction import (
+    background_movie,
+    cells_movie,
+    model_movie,
+    residual_movie,
+)
+from napari_calcium.footprints import outlines
 from napari_calcium.io.export import export_csv, export_piecewise_csv, export_shifts_csv
 from napari_calcium.io.recording import Recording, open_recording
+from napari_calcium.io.regions import read_regions
 from napari_calcium.io.session import Session, frames_layout
 from napari_calcium.motion.correction import apply_shifts
 from napari_calcium.movie import Movie
@@ -208,6 +217,61 @@ def apply_shifts_command(
     typer.echo(f"{output}: {moved.n_frames} frames of {_size(moved.field)} px")
 
 
+@app.command()
+def propose(
+    session: Annotated[Path, typer.Argument(help="A session with a corrected movie.")],
+    outline: Annotated[
+        Path | None,
+        typer.Option(
+            help="ImageJ ROI, or labels image, of one cell; the correlation image if not given."
+        ),
+    ] = None,
+) -> None:
+    """Say which radius and patches of source extraction fit the cells of a session.
+
+    napari-calcium propose movie.zarr --outline cell.roi
+    """
+    opened = Session(session)
+    proposal = _proposal(opened, outline)
+    typer.echo(proposal.text)
+    for key, value in proposal.to_mapping().items():
+        typer.echo(f"--set source_extraction.{key}={value:g}")
+
+
+@app.command()
+def reconstruct(
+    session: Annotated[Path, typer.Argument(help="A session whose cells were extracted.")],
+    output: Annotated[Path, typer.Argument(help="The movie to write, OUT.tif or OUT.zarr.")],
+    kind: Annotated[
+        Literal["cells", "background", "model", "residual"],
+        typer.Option(help="A C, b f, A C + b f, or the movie less both."),
+    ] = "cells",
+    raw: Annotated[bool, typer.Option("--raw", help="With raw traces, not denoised.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Blocks at a time; all processors if not given.")
+    ] = None,
+) -> None:
+    """Write the movie that the found cells and background stand for, or what they leave over.
+
+    napari-calcium reconstruct movie.zarr residual.tif --kind residual
+    """
+    opened = Session(session)
+    opened.current("source_extraction")
+    _check_kind_of_movie(output)
+    components, movie = opened.components(), opened.movie("motion_correction/frames")
+    size = frames_layout(movie.frames.shape, 4)[1][0]
+    if kind == "background":
+        frames = background_movie(components, frames_per_block=size)
+    elif kind == "residual":
+        frames = residual_movie(movie, components, raw=raw, frames_per_block=size)
+    else:
+        make = cells_movie if kind == "cells" else model_movie
+        frames = make(components, raw=raw, frames_per_block=size)
+    with _bars() as progress:
+        save_movie(Movie(frames, movie.frame_rate), output, workers=workers, progress=progress)
+    typer.echo(f"{output}: {movie.n_frames} frames of {_size(movie.field)} px")
+
+
 @app.command("recipe")
 def recipe_command(
     session: Annotated[
@@ -281,8 +345,7 @@ def _recipe(
     for key, given in (("frame_rate", frame_rate), ("pixel_size", pixel_size)):
         if given is not None:
             chosen = chosen.with_value(f"import.{key}", given)
-    for value in values:
-        chosen = chosen.with_value(*_split(value))
+    chosen = chosen.with_all(dict(map(_split, values)))
     if "frame_rate" not in chosen.tables.get("import", {}):
         rate = recording.frame_rate if recording else None
         hint = f"; the file's metadata say {rate:.6g} Hz" if rate else ""
@@ -304,10 +367,29 @@ def _tables(destination: Path) -> tuple[Path, Path, Path]:
     return traces, shifts, piecewise
 
 
-def _check_output(output: Path, recording: Recording) -> None:
-    """Refuse a movie that is of no known kind, or would replace what it is made from."""
+def _proposal(session: Session, outline: Path | None) -> Proposal:
+    """Return what fits the cell that was outlined, or the cells in the correlation image."""
+    session.current("motion_correction")
+    field = session.movie("motion_correction/frames").plane
+    if outline is not None:
+        regions = read_regions(outline, field)
+        if regions.shape[1] != 1:
+            raise InputError(f"{outline} has {regions.shape[1]} regions; outline one cell")
+        mask = regions.toarray().reshape(field).astype(np.float32)
+        return propose_from_outline(outlines(mask, 0.5)[0], field, session.pixel_size)
+    session.current("summary_images")
+    return propose_from_image(session.read("summary_images/correlation"), session.pixel_size)
+
+
+def _check_kind_of_movie(output: Path) -> None:
+    """Refuse to write a movie that is of no known kind."""
     if output.suffix.lower() not in (".tif", ".tiff", ".zarr"):
         raise InputError(f"{output} is of an unknown kind; give a path that ends in .tif or .zarr")
+
+
+def _check_output(output: Path, recording: Recording) -> None:
+    """Refuse a movie that is of no known kind, or would replace what it is made from."""
+    _check_kind_of_movie(output)
     if output.exists() and any(output.samefile(file.path) for file in recording.files):
         raise InputError(f"{output} is the recording itself; give another path")
 

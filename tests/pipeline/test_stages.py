@@ -19,6 +19,7 @@ from scipy import ndimage
 from scipy.interpolate import interpn
 
 from napari_calcium.errors import InputError
+from napari_calcium.extraction.parameters import SourceExtractionParameters
 from napari_calcium.io.overview import save_overview
 from napari_calcium.io.recording import open_recording
 from napari_calcium.io.session import VARIABLES, Session, frames_layout
@@ -26,7 +27,14 @@ from napari_calcium.io.shards import write_frames
 from napari_calcium.motion.correction import apply_shifts
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.run import run
-from napari_calcium.pipeline.stages import STAGES, Inputs, Stage, stage_named, stages_until
+from napari_calcium.pipeline.stages import (
+    STAGES,
+    Inputs,
+    Stage,
+    read_seeds,
+    stage_named,
+    stages_until,
+)
 from napari_calcium.simulation import Simulation, SimulationParameters, simulate
 from napari_calcium.truth import Truth
 
@@ -583,3 +591,38 @@ class TestVolumes:
         inner = stored[:, 2, 8:-8, 8:-8].astype(float)
         before = session.read("movie/frames")[:, 2, 8:-8, 8:-8].astype(float)
         assert inner.var(axis=0).mean() < 0.5 * before.var(axis=0).mean()
+
+
+class TestSeeds:
+    """Where the cells are, by a file."""
+
+    def parameters(self, path: Path) -> SourceExtractionParameters:
+        values = {"initialization": "seeds", "seeds_file": str(path), "seeds_kind": "structure"}
+        return SourceExtractionParameters.from_mapping(values)
+
+    def test_bodies_in_a_structural_channel(self, tmp_path: Path) -> None:
+        """Three bright discs, and one of a third of the radius that is none."""
+        y, x = np.mgrid[:37, :53]
+        image = np.full((37, 53), 100.0)
+        for place, radius in (((9, 10), 5), ((25, 30), 5), ((12, 42), 6), ((31, 8), 1.5)):
+            image += 200 / (1 + np.exp(3 * (np.hypot(y - place[0], x - place[1]) - radius)))
+        image += np.random.default_rng(0).normal(0, 5, image.shape)
+        np.save(tmp_path / "red.npy", image.astype(np.float32))
+        regions = read_seeds(self.parameters(tmp_path / "red.npy"), (37, 53))
+        assert regions is not None
+        assert regions.shape == (37 * 53, 3)
+        for place in ((9, 10), (25, 30), (12, 42)):
+            assert regions.toarray()[place[0] * 53 + place[1]].sum() == 1
+
+    def test_none_without_seeds(self) -> None:
+        assert read_seeds(SourceExtractionParameters(), (37, 53)) is None
+
+    def test_of_another_field(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "red.npy", np.zeros((53, 37)))
+        with pytest.raises(InputError, match=r"shape \(53, 37\) but the field is 37 x 53 px"):
+            read_seeds(self.parameters(tmp_path / "red.npy"), (37, 53))
+
+    def test_nothing_in_the_channel(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "red.npy", np.full((37, 53), 7.0))
+        with pytest.raises(InputError, match="no body of 5 px radius in it"):
+            read_seeds(self.parameters(tmp_path / "red.npy"), (37, 53))

@@ -94,12 +94,27 @@ class Recipe:
 
     def with_value(self, key: str, value: Any) -> Self:
         """Return the recipe with one parameter, ``stage.name``, set."""
-        stage, dot, name = key.partition(".")
-        if not dot:
-            raise InputError(
-                f"{key!r} is not a parameter; write stage.key, as in import.frame_rate"
-            )
-        return self.with_values(stage, {name: value})
+        return self.with_all({key: value})
+
+    def with_all(self, values: Mapping[str, Any]) -> Self:
+        """Return the recipe with some parameters, each ``stage.name``, set at the same time.
+
+        Examples
+        --------
+        >>> keys = ("initialization", "seeds_file")  # neither can be set without the other
+        >>> keys = [f"source_extraction.{key}" for key in keys]
+        >>> Recipe().with_all(dict(zip(keys, ("seeds", "cells.zip")))).tables
+        {'source_extraction': {'initialization': 'seeds', 'seeds_file': 'cells.zip'}}
+        """
+        tables = {stage: dict(table) for stage, table in self.tables.items()}
+        for key, value in values.items():
+            stage, dot, name = key.partition(".")
+            if not dot:
+                raise InputError(
+                    f"{key!r} is not a parameter; write stage.key, as in import.frame_rate"
+                )
+            tables.setdefault(stage, {})[name] = value
+        return type(self)(tables)
 
     def with_values(self, stage: str, values: Mapping[str, Any]) -> Self:
         """Return the recipe with some parameters of a stage set."""

@@ -222,7 +222,13 @@ def read_seeds(
             f"the structural channel {parameters.seeds_file!r} has the shape {image.shape} but "
             f"the field is {field[0]} x {field[1]} px; give an image of the same field"
         )
-    return regions_from_structure(image, parameters.cell_radius)
+    regions = regions_from_structure(image, parameters.cell_radius)
+    if regions.shape[1] == 0:
+        raise InputError(
+            f"the structural channel {parameters.seeds_file!r} has no body of "
+            f"{parameters.cell_radius:g} px radius in it; change cell_radius or give another image"
+        )
+    return regions
 
 
 def _extraction_attrs(
