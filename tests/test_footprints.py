@@ -10,6 +10,7 @@ from napari_calcium.footprints import (
     cosines,
     cropped,
     dilated_support,
+    elliptic_support,
     masks,
     outlines,
     placed,
@@ -159,3 +160,48 @@ def test_outlines_longest_first_and_none_of_nothing() -> None:
     first, second = outlines(disc(8, 10, 3) + disc(25, 40, 6))
     assert len(first) > len(second)
     assert outlines(np.zeros(SHAPE, np.float32)) == []
+
+
+@pytest.mark.parametrize("radius", [1, 4])
+def test_elliptic_support_of_a_disc_is_a_larger_disc(radius: int) -> None:
+    """To a pixel of its edge; also at the border, where it ends."""
+    (grown,) = images(elliptic_support(matrix(disc(18, 30, 7)), SHAPE, radius))
+    assert not (grown > disc(18, 30, 7 + radius + 1)).any()
+    assert not (disc(18, 30, 7 + radius - 1) > grown).any()
+    (cut,) = images(elliptic_support(matrix(disc(0, 52, 7)), SHAPE, radius))
+    assert cut[0, 52] == 1
+
+
+def test_elliptic_support_follows_the_direction() -> None:
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]] - np.array([18, 26])[:, None, None]
+    slanted = ((y + x) ** 2 / 400 + (y - x) ** 2 / 40 < 1).astype(np.float32)
+    (grown,) = images(elliptic_support(matrix(slanted), SHAPE, 2))
+    assert not (slanted > grown).any()
+    assert grown.sum() < 2.2 * slanted.sum()
+    assert elliptic_support(matrix(np.zeros(SHAPE)), SHAPE, 2).nnz == 0
+    point = np.zeros(SHAPE)
+    point[5, 7] = 1
+    assert images(elliptic_support(matrix(point), SHAPE, 2))[0][5, 7] == 1
+
+
+@pytest.mark.parametrize("energy", [0.5, 0.9, 0.99, 1.0])
+def test_the_largest_weights_have_the_energy(energy: float) -> None:
+    """No fewer would do; a bump falls off in all directions, so what is kept is in one piece."""
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    bump = np.exp(-((y - 18) ** 2 / 30 + (x - 30) ** 2 / 20))
+    (kept,) = images(trimmed_footprints(matrix(bump), SHAPE, energy=energy))
+    total = (bump.astype(np.float32) ** 2).sum(dtype=float)
+    assert (kept**2).sum(dtype=float) >= (energy - 1e-6) * total
+    fewer = np.sort(kept[kept > 0])[8:]  # some pixels are alike
+    assert (fewer**2).sum(dtype=float) < energy * total
+
+
+def test_parts_stay_where_footprints_need_not_be_connected() -> None:
+    """Lines of one pixel too, which the median filter would remove."""
+    line = np.zeros(SHAPE, np.float32)
+    line[10, 5:45] = 1
+    line[5:30, 48] = 0.5
+    (kept,) = images(trimmed_footprints(matrix(line), SHAPE, 0.1, connected=False))
+    np.testing.assert_array_equal(kept, line)
+    (kept,) = images(trimmed_footprints(matrix(line), SHAPE, 0.6, connected=False))
+    assert not kept[:, 48].any()

@@ -134,7 +134,8 @@ def noise_left(
     traces, denoised, activity : ndarray (cell, time)
         The traces, the fit to them, and its activity, of which every event has fitted some noise.
     noise : ndarray (cell,)
-        By the spectrum; the result is not above it, nor below a tenth.
+        By the spectrum; the result is not above it, nor below a tenth, and the same where a trace
+        shows nothing else.
 
     Returns
     -------
@@ -144,14 +145,18 @@ def noise_left(
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> fit = np.zeros((1, 5000))
-    >>> noise_left(fit + rng.normal(scale=3, size=fit.shape), fit, fit, np.array([5.0])).round(1)
+    >>> fit = 20.0 * (np.arange(5000)[None] % 20 < 5)
+    >>> traces, events = fit + rng.normal(scale=3, size=fit.shape), np.zeros(fit.shape)
+    >>> noise_left(traces, fit, events, np.array([5.0])).round(1)
     array([3.], dtype=float32)
     """
     residual = np.asarray(traces, np.float64) - denoised
     free = np.maximum(traces.shape[1] - np.count_nonzero(activity, axis=1), 1)
-    left = np.sqrt(np.sum(residual**2, axis=1) / free)
-    return np.asarray(np.clip(left, SMALLEST_NOISE * noise, noise), np.float32)
+    left = np.maximum(np.sqrt(np.sum(residual**2, axis=1) / free), SMALLEST_NOISE * noise)
+    believed = np.array(noise, np.float32)
+    shows = _that_show(traces, noise)  # a fit to mere noise takes some of it away
+    believed[shows] = np.minimum(left, noise)[shows]
+    return believed
 
 
 def fitted_rise(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -91,9 +92,11 @@ def low_rank_background(frames: Floats, n: int) -> tuple[Floats, Floats]:
     >>> bool(np.allclose(traces[0, :, None, None] * images[0], frames, atol=1e-3))
     True
     """
-    flat = frames.reshape(len(frames), -1)
+    flat = frames.reshape(len(frames), math.prod(frames.shape[1:]))
+    if not flat.any():
+        return np.zeros((0, *frames.shape[1:]), np.float32), np.zeros((0, len(frames)), np.float32)
     values, vectors = linalg.eigh((flat @ flat.T).astype(np.float64))
-    order = np.argsort(-values)[: min(n, int((values > 1e-9 * max(values[-1], 0)).sum()))]
+    order = np.argsort(-values)[: min(n, int((values > 1e-9 * values[-1]).sum()))]
     traces = vectors[:, order].T.astype(np.float32)
     images = flat.T @ traces.T  # (pixel, n): the singular vectors, to be made non-negative
     traces *= np.sign(images.sum(axis=0) + 1e-30)[:, None]
