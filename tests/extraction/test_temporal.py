@@ -71,16 +71,25 @@ def test_the_calcium_is_found(order: int, rise: float, penalized: bool, seed: in
         assert np.all(~(found.time_constants[:, 1] > 0.6))
 
 
-def test_a_penalty_makes_silence_nearly_silent_and_is_otherwise_not_needed() -> None:
+def test_a_penalty_makes_silence_nearly_silent() -> None:
     noise = 50 + np.random.default_rng(2).normal(size=(3, 2000))
     sums = [denoise(noise, penalized=each).activity.sum() for each in (False, True)]
     assert sums[1] < 0.05 * sums[0]
-    traces, calcium = noisy(3, snr=3)
-    error = [
-        np.abs(denoise(traces, penalized=each).calcium - calcium - 50).mean()
-        for each in (False, True)
-    ]
-    assert error[0] < error[1]
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_penalty_makes_transients_smaller(seed: int) -> None:
+    """Measured at 3 times the noise: 0.91 and 0.93 of their height, with a penalty 0.81, 0.84."""
+    traces, calcium = noisy(seed, snr=3)
+    heights, agreements = [], []
+    for penalized in (False, True):
+        found = denoise(traces, penalized=penalized).calcium - 50
+        top = calcium > 0.7 * calcium.max(axis=1, keepdims=True)
+        heights.append(found[top].mean() / calcium[top].mean())
+        pairs = zip(found, calcium, strict=True)
+        agreements.append(np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs]))
+    assert heights[0] > 0.88 > 0.86 > heights[1]
+    assert agreements[0] > agreements[1]
 
 
 def test_order_0_leaves_traces_alone() -> None:

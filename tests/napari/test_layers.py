@@ -16,6 +16,7 @@ from napari_calcium.io.recording import open_recording
 from napari_calcium.io.session import Session
 from napari_calcium.napari.layers import (
     KEY,
+    cells_preview_layer,
     contrast_limits,
     label_image,
     layer_digests,
@@ -239,3 +240,13 @@ def test_a_preview_lies_on_the_recording_at_its_frames() -> None:
     assert attributes["translate"] == (40, 0, -2, -5)
     assert attributes["contrast_limits"] == (1.0, 9.0)
     assert attributes["axis_labels"] == ("time", "z", "y", "x")
+
+
+def test_cells_of_a_preview_are_labels_from_1_apart_from_those_of_the_session() -> None:
+    weights = np.zeros((6, 2), np.float32)
+    weights[[0, 1], 0], weights[[4, 5], 1] = 1, 0.5
+    data, attributes, kind = cells_preview_layer(sp.csc_array(weights), (2, 3))
+    assert kind == "labels"
+    np.testing.assert_array_equal(data, [[1, 1, 0], [0, 2, 2]])
+    assert attributes["name"] == "preview of cells"
+    assert attributes["metadata"] == {KEY: {"cells_preview": True}}

@@ -53,7 +53,7 @@ def test_a_form_has_each_parameter_with_its_unit_bounds_and_meaning(
         if each.choices:
             assert field.choices == each.choices
             continue
-        if each.type is str:
+        if each.type in (str, bool):
             assert field.value == each.default
             continue
         low = each.above if each.minimum is None else each.minimum

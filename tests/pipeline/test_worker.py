@@ -15,6 +15,7 @@ import pytest
 import tifffile
 
 from napari_calcium.io.session import Session
+from napari_calcium.pipeline.extraction_preview import read_extraction_preview
 from napari_calcium.pipeline.preview import read_preview
 
 RECIPE = {"import": {"frame_rate": 10.0}}
@@ -126,6 +127,33 @@ def test_a_preview_takes_the_values_of_its_recipe(
     recipe = {"motion_correction": {"method": "none"}}
     assert worker.asked(**asked, folder=str(tmp_path), recipe=recipe)[-1]["state"] == "done"
     assert not read_preview(tmp_path).shifts.rigid.any()
+
+
+def test_a_preview_of_extraction_is_answered_with_its_folder(
+    worker: Worker, movie: Path, tmp_path: Path
+) -> None:
+    session, folder = str(tmp_path / "s.zarr"), str(tmp_path / "preview")
+    assert worker.asked(kind="warm_up", stage="source_extraction") == [{"state": "warm"}]
+    asked = {"kind": "preview_extraction", "session": session, "centre": [30.0, 50.0]}
+    asked |= {"start": 0, "stop": 60, "folder": folder}
+    worker.asked(session=session, sources=[str(movie)], recipe=RECIPE, until="import")
+    (refused,) = worker.asked(**asked)
+    assert refused["message"].endswith(
+        "has no motion_correction/frames; run motion_correction first"
+    )
+    recipe = {**RECIPE, "motion_correction": {"method": "none"}}
+    worker.asked(session=session, recipe=recipe, until="motion_correction")
+    small = {"cell_radius": 2, "patch_size": 20, "patch_overlap": 8}
+    answers = worker.asked(**asked, recipe={"source_extraction": small})
+    assert {answer["stage"] for answer in answers[:-1]} == {"source_extraction"}
+    assert answers[-1] == {"state": "done", "preview": folder}
+    found = read_extraction_preview(folder)
+    assert (found.offset, found.shape) == ((10, 27), (27, 26))
+    assert Session(session).record("source_extraction") is None
+    np.save(tmp_path / "labels.npy", np.eye(37, 50, dtype=np.int32))
+    seeds = {"initialization": "seeds", "seeds_file": str(tmp_path / "labels.npy")}
+    (refused,) = worker.asked(**asked, recipe={"source_extraction": {**small, **seeds}})
+    assert "is of a field of 37 x 50 px but this one is 37 x 53 px" in refused["message"]
 
 
 def test_the_worker_ends_when_its_input_ends(worker: Worker) -> None:

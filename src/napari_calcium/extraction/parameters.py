@@ -92,8 +92,8 @@ class SourceExtractionParameters(Parameters):
         Order of the calcium's autoregression: none (traces are not denoised), decay, rise and
         decay. CaImAn: p.
     penalized : bool
-        Whether activity is shrunk until the denoised trace differs from the raw one by noise; more
-        silent, but further from the truth. CaImAn: constrained_foopsi.
+        Whether activity is shrunk until the denoised trace differs from the raw one by noise: fewer
+        small events, and smaller transients. CaImAn: constrained_foopsi.
     merge : bool
         Whether overlapping components whose traces correlate become one. CaImAn: do_merge.
     merge_correlation : float

@@ -3,18 +3,67 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from magicgui.widgets import Widget, create_widget
-from qtpy.QtWidgets import QFormLayout, QLabel, QWidget
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFormLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from napari_calcium.parameters import Parameter, Parameters
 
-__all__ = ["ParametersForm"]
+__all__ = ["FoldingGroup", "ParametersForm"]
 
 LARGEST = 1_000_000
 DECIMALS, MOST_DECIMALS = 3, 9
+INDENT = 12
+"""How far the fields of a group stand in from its heading, px."""
+
+
+class FoldingGroup(QWidget):  # type: ignore[misc]
+    """Fields under a heading that folds them away.
+
+    Parameters
+    ----------
+    heading : str
+        What the fields are about.
+    content : QWidget
+        The fields.
+    unfolded : bool
+        Whether they are seen at first.
+
+    Attributes
+    ----------
+    header : QToolButton
+        Unfolds the fields while it is down.
+    """
+
+    def __init__(self, heading: str, content: QWidget, unfolded: bool) -> None:
+        super().__init__()
+        self.heading, self.content = heading, content
+        self.header = QToolButton()
+        self.header.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.header.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.header.setStyleSheet("QToolButton { font-weight: bold; text-align: left; }")
+        self.header.setCheckable(True)
+        self.header.toggled.connect(self._fold)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(self.header)
+        layout.addWidget(content)
+        self.header.setChecked(unfolded)
+        self._fold(unfolded)
+        self.show_changed(0)
+
+    def show_changed(self, n: int) -> None:
+        """Say in the heading how many fields differ from their default."""
+        self.header.setText(f"{self.heading} ({n} changed)" if n else self.heading)
+
+    def _fold(self, unfolded: bool) -> None:
+        kind = Qt.ArrowType.DownArrow if unfolded else Qt.ArrowType.RightArrow
+        self.header.setArrowType(kind)
+        self.content.setVisible(unfolded)
 
 
 class ParametersForm:
@@ -26,22 +75,32 @@ class ParametersForm:
     ----------
     parameters : type
         The stage's `Parameters`.
+    groups : mapping of str to sequence of str, optional
+        Names of parameters under headings, of which the first is unfolded. What is in no group
+        stands above them.
 
     Attributes
     ----------
     fields : dict of str to magicgui.widgets.Widget
         The fields by the names of the parameters.
+    groups : dict of str to FoldingGroup
+        The groups by their headings.
     native : QWidget
         The form.
     """
 
-    def __init__(self, parameters: type[Parameters]) -> None:
+    def __init__(
+        self, parameters: type[Parameters], groups: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self._described = {each.name: each for each in parameters.describe()}
         self._given: dict[str, Any] = {}
         self.fields: dict[str, Any] = {n: _field(d) for n, d in self._described.items()}
         self.native = QWidget()
-        self._lay_out()
+        self.groups: dict[str, FoldingGroup] = {}
+        self._lay_out(groups or {})
         self.reset()
+        for heading, names in (groups or {}).items():
+            self._count_changes(self.groups[heading], names)
 
     def reset(self) -> None:
         """Set every field to its default."""
@@ -58,13 +117,34 @@ class ParametersForm:
         """Return what the form says; a number keeps the digits that the form does not show."""
         return {name: self._value(name) for name in self.fields}
 
-    def _lay_out(self) -> None:
-        layout = QFormLayout(self.native)
+    def _lay_out(self, groups: Mapping[str, Sequence[str]]) -> None:
+        grouped = {name for names in groups.values() for name in names}
+        self._add_rows(self.native, [name for name in self.fields if name not in grouped])
+        for heading, names in groups.items():
+            content = QWidget()
+            self._add_rows(content, names).setContentsMargins(INDENT, 0, 0, 0)
+            group = self.groups[heading] = FoldingGroup(heading, content, not self.groups)
+            self.native.layout().addRow(group)
+
+    def _add_rows(self, widget: QWidget, names: Iterable[str]) -> QFormLayout:
+        layout = QFormLayout(widget)
         layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        for field in self.fields.values():
+        for field in map(self.fields.__getitem__, names):
             label = QLabel(field.label)
             label.setToolTip(field.tooltip)
             layout.addRow(label, field.native)
+        return layout
+
+    def _count_changes(self, group: FoldingGroup, names: Sequence[str]) -> None:
+        """Have a group's heading say how many of its fields are not as they start."""
+        starts = {name: self.fields[name].value for name in names}
+
+        def count() -> None:
+            changed = [name for name in names if self.fields[name].value != starts[name]]
+            group.show_changed(len(changed))
+
+        for name in names:
+            self.fields[name].changed.connect(count)
 
     def _value(self, name: str) -> Any:
         given, shown = self._given[name]

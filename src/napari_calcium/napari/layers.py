@@ -22,6 +22,7 @@ __all__ = [
     "KEY",
     "MOVIES",
     "LayerData",
+    "cells_preview_layer",
     "contrast_limits",
     "label_image",
     "layer_digests",
@@ -42,6 +43,7 @@ KEY = "napari_calcium"
 """Key of a layer's metadata under which this package keeps what it knows of the layer."""
 
 CELLS = "cells"
+CELLS_PREVIEW, CELLS_PREVIEW_COLOUR = "preview of cells", "#ff5fd2"
 ACCEPTED_OUTLINES = "accepted outlines"
 RECORDING = "movie/frames"
 MOVIES = {RECORDING: "recording", "motion_correction/frames": "corrected"}
@@ -208,6 +210,26 @@ def preview_layer(
     layer = _image(frames, "preview", {"preview": True}, limits)
     layer[1]["translate"] = (start, *_place(frames.ndim - 1, offset))
     return layer
+
+
+def cells_preview_layer(footprints: sp.csc_array, shape: tuple[int, int]) -> LayerData:
+    """Return the cells that a preview of source extraction found as a layer of labels from 1.
+
+    Parameters
+    ----------
+    footprints : scipy.sparse.csc_array (pixel, cell)
+        On the patch with its halo, pixel = y * width + x.
+    shape : tuple of int
+        That patch, (y, x), px.
+    """
+    labels = np.arange(1, footprints.shape[1] + 1)
+    attributes = {
+        "name": CELLS_PREVIEW,
+        "colormap": {None: CELLS_PREVIEW_COLOUR, 0: "transparent"},
+        "opacity": 0.9,
+        "metadata": {KEY: {"cells_preview": True}},
+    }
+    return label_image(footprints, labels, shape), attributes, "labels"
 
 
 def recording_offset(session: Session) -> tuple[int, int]:

@@ -22,7 +22,15 @@ from napari_calcium.napari.viewing import (
 from napari_calcium.napari.worker_process import WorkerProcess
 from napari_calcium.pipeline.stages import stage_named
 
-__all__ = ["PreviewRequest", "Request", "Runner", "progress_text", "runner_of"]
+__all__ = [
+    "AnyRequest",
+    "ExtractionPreviewRequest",
+    "PreviewRequest",
+    "Request",
+    "Runner",
+    "progress_text",
+    "runner_of",
+]
 
 T = TypeVar("T")
 
@@ -60,12 +68,32 @@ class PreviewRequest:
         return {**vars(self), "sources": list(self.sources), "kind": "preview"}
 
 
+@dataclass(frozen=True)
+class ExtractionPreviewRequest:
+    """Source extraction of the patch around a point (y, x), into a folder, as above."""
+
+    session: str
+    recipe: dict[str, dict[str, Any]]
+    centre: tuple[float, float]
+    start: int
+    stop: int
+    folder: str
+
+    def message(self) -> dict[str, Any]:
+        """Return the request as the worker takes it."""
+        return {**vars(self), "centre": list(self.centre), "kind": "preview_extraction"}
+
+
+AnyRequest = Request | PreviewRequest | ExtractionPreviewRequest
+"""A run, which changes a session, or a preview, which changes none."""
+
+
 class Runner(QObject):  # type: ignore[misc]
     """The worker of one viewer, and the run it is at.
 
     Signals
     -------
-    started(Request or PreviewRequest)
+    started(AnyRequest)
         A run or a preview began.
     progressed(dict)
         A stage's ``stage``, ``done`` and ``total`` tasks, and the ``seconds`` since it began.
@@ -82,7 +110,8 @@ class Runner(QObject):  # type: ignore[misc]
     def __init__(self, viewer: Any, parent: QObject) -> None:
         super().__init__(parent)
         self.worker = WorkerProcess()
-        self.request: Request | PreviewRequest | None = None
+        self.request: AnyRequest | None = None
+        self._warm: set[str] = set()
         self._viewer = viewer
         self._stage, self._since = "", 0.0
         self._threads = ThreadPoolExecutor(1)
@@ -97,19 +126,22 @@ class Runner(QObject):  # type: ignore[misc]
         """Whether a run is going on."""
         return self.request is not None
 
-    def warm_up(self, session: str = "") -> None:
-        """Start the worker, so that the first preview, perhaps of a session, is as fast as others.
+    def warm_up(self, session: str = "", stage: str = "motion_correction") -> None:
+        """Have the first preview of a stage, perhaps of a session, be as fast as others.
 
-        Does nothing where it is there already.
+        Starts the worker; does nothing where it was asked for already, or has something to do.
         """
         if not self.worker.alive:
-            self.worker.request({"kind": "warm_up", "session": session})
+            self._warm.clear()
+        if stage not in self._warm and not self.busy:
+            self._warm.add(stage)
+            self.worker.request({"kind": "warm_up", "session": session, "stage": stage})
 
     def read(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """Call a function in a thread, one after the other."""
         return self._threads.submit(function, *arguments)
 
-    def start(self, request: Request | PreviewRequest) -> None:
+    def start(self, request: AnyRequest) -> None:
         """Begin a run or a preview; does nothing while another one goes on."""
         if self.busy:
             return
@@ -149,7 +181,7 @@ class Runner(QObject):  # type: ignore[misc]
         if answer["state"] in ("refused", "failed", "died"):
             show_error(answer["message"])
         assert self.request is not None
-        if isinstance(self.request, PreviewRequest):  # it changed no session
+        if not isinstance(self.request, Request):  # a preview, which changed no session
             self._timer.stop()
             self.request = None
             self.ended.emit(answer)
@@ -165,7 +197,7 @@ class Runner(QObject):  # type: ignore[misc]
         try:
             if (found := read.result()) is not None:
                 show_changes(self._viewer, found)
-            if answer["state"] == "done" and request is not None and request.sources:
+            if answer["state"] == "done" and isinstance(request, Request) and request.sources:
                 hide_recording(self._viewer, list(request.sources))
         finally:
             self.ended.emit(answer)

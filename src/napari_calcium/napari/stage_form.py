@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +25,7 @@ from napari_calcium.io.session import Session
 from napari_calcium.napari.docking import stack
 from napari_calcium.napari.form import ParametersForm
 from napari_calcium.napari.layers import metadata_of
-from napari_calcium.napari.runner import PreviewRequest, Request, progress_text, runner_of
+from napari_calcium.napari.runner import AnyRequest, Request, progress_text, runner_of
 from napari_calcium.napari.viewing import outdated_stages
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.stages import Stage
@@ -40,15 +40,21 @@ class StageWidget(QWidget):  # type: ignore[misc]
     ----------
     napari_viewer : napari.Viewer
         The viewer; its layers tell the session, and the results become layers of it.
+
+    Attributes
+    ----------
+    groups : mapping of str to tuple of str
+        Headings in the form, and the parameters under each.
     """
 
     stage: ClassVar[Stage]
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self.viewer = napari_viewer
         self.runner = runner_of(napari_viewer)
-        self.form = ParametersForm(self.stage.parameters)
+        self.form = ParametersForm(self.stage.parameters, self.groups)
         self.session_line = _session_line()
         self.run_button = QPushButton("Run")
         self.cancel_button = QPushButton("Cancel")
@@ -82,7 +88,7 @@ class StageWidget(QWidget):  # type: ignore[misc]
         """Ask the worker for this stage, and for those before it that are not finished."""
         self._start(self._request)
 
-    def _start(self, make: Callable[[], Request | PreviewRequest]) -> None:
+    def _start(self, make: Callable[[], AnyRequest]) -> None:
         """Ask the worker for something, or say why it cannot be asked."""
         try:
             request = make()
@@ -178,7 +184,7 @@ class StageWidget(QWidget):  # type: ignore[misc]
     def _on_inserted(self, event: Any) -> None:
         self.follow(event.value)
 
-    def _on_started(self, request: Request | PreviewRequest) -> None:
+    def _on_started(self, request: AnyRequest) -> None:
         self._show_state()
 
     def _on_progressed(self, progress: dict[str, Any]) -> None:
@@ -201,10 +207,16 @@ class StageWidget(QWidget):  # type: ignore[misc]
         said = f"Done in {sum(stage['seconds'] for stage in stages):.1f} s."
         if not stages:
             said = "Done before with these parameters; nothing had to be computed."
+        if found := self._found():
+            said += f" {found}"
         outdated = [stage.title for stage in outdated_stages(Session(self.session_path))]
         if outdated:
             said += f" Run again, their inputs have changed: {', '.join(outdated)}."
         return said
+
+    def _found(self) -> str:
+        """Say what the stage found in the session; nothing, but for source extraction."""
+        return ""
 
     def _show_state(self) -> None:
         """Enable what can be pressed now."""

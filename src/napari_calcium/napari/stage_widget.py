@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QListWidget, QWidget
 from napari_calcium.errors import InputError
 from napari_calcium.io.session import Session
 from napari_calcium.io.tiff import EXTENSIONS
+from napari_calcium.napari.extraction_widget import SourceExtractionWidget
 from napari_calcium.napari.layers import metadata_of
 from napari_calcium.napari.motion_widget import MotionCorrectionWidget
 from napari_calcium.napari.runner import Request
@@ -91,12 +92,6 @@ class SummaryImagesWidget(StageWidget):
     """The form of the summary images."""
 
     stage = stage_named("summary_images")
-
-
-class SourceExtractionWidget(StageWidget):
-    """The form of source extraction."""
-
-    stage = stage_named("source_extraction")
 
 
 class ComponentEvaluationWidget(StageWidget):

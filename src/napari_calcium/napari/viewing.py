@@ -16,6 +16,7 @@ from napari_calcium.napari.layers import (
     KEY,
     MOVIES,
     LayerData,
+    cells_preview_layer,
     contrast_limits,
     layer_digests,
     metadata_of,
@@ -24,20 +25,28 @@ from napari_calcium.napari.layers import (
     session_layers,
     session_name,
 )
+from napari_calcium.pipeline.extraction_preview import ExtractionPreview
 from napari_calcium.pipeline.stages import STAGES, Stage
 
 __all__ = [
     "Changes",
+    "add_quietly",
+    "cells_preview_of",
     "changes",
     "hide_recording",
+    "lying_on",
     "outdated_stages",
     "preview_of",
+    "show_cells_preview",
     "show_changes",
     "show_preview",
     "shown_digests",
     "shown_layer",
     "warm_up",
 ]
+
+CONTOUR = 1
+"""Width of the cells' outlines in a preview, px: what is inside them is to be seen."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +184,61 @@ def show_preview(viewer: Any, frames: Any, start: int, session: str, recording: 
     axis = viewer.dims.ndim - frames.ndim
     if not start <= viewer.dims.point[axis] < start + len(frames):
         viewer.dims.set_point(axis, start)
+
+
+def cells_preview_of(viewer: Any) -> Any:
+    """Return the layer that shows a preview of source extraction, or None."""
+    found = [layer for layer in viewer.layers if metadata_of(layer).get("cells_preview")]
+    return found[0] if found else None
+
+
+def show_cells_preview(viewer: Any, found: ExtractionPreview, movie: Any) -> None:
+    """Show the cells of a preview above all else, in place of those of an earlier one.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        The viewer.
+    found : ExtractionPreview
+        The cells.
+    movie : napari.layers.Image or None
+        The layer of the corrected movie, on which they are to lie.
+    """
+    data, attributes, kind = cells_preview_layer(found.footprints, found.shape)
+    place = lying_on(movie, found.offset)
+    earlier = cells_preview_of(viewer)
+    if earlier is None:
+        layer = Layer.create(data, {**attributes, **place}, kind)
+        layer.contour = CONTOUR
+        add_quietly(viewer, layer)
+        return
+    earlier.data, earlier.visible = data, True
+    for name, value in place.items():
+        setattr(earlier, name, value)
+
+
+def lying_on(movie: Any, offset: tuple[float, float] = (0, 0)) -> dict[str, Any]:
+    """Return scale and translation of a layer (y, x) whose first pixel is one of a movie's layer.
+
+    Parameters
+    ----------
+    movie : napari.layers.Layer or None
+        Any whose last two axes are (y, x); where there is none, one that lies at 0.
+    offset : tuple of float
+        That pixel, (y, x).
+    """
+    if movie is None:
+        return {"scale": (1.0, 1.0), "translate": offset}
+    scale, corner = np.asarray(movie.scale)[-2:], np.asarray(movie.translate)[-2:]
+    return {"scale": scale, "translate": corner + scale * offset}
+
+
+def add_quietly(viewer: Any, layer: Any) -> None:
+    """Add a layer above all others, and leave those selected that were."""
+    selected = set(viewer.layers.selection)
+    viewer.layers.append(layer)
+    if selected:
+        viewer.layers.selection = selected
 
 
 def outdated_stages(session: Session) -> list[Stage]:

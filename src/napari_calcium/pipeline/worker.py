@@ -12,7 +12,10 @@ once; then ``{"state": "progress", "stage", "done", "total"}`` any number of tim
 Other kinds of requests have a ``"kind"``. ``{"kind": "preview", "session", "sources", "recipe",
 "start", "stop", "folder", "workers"}`` corrects the motion of a stretch into a folder and touches
 no session; it is answered like a run, and ended by ``{"state": "done", "preview": folder}``.
-``{"kind": "warm_up", "session"}`` loads what a preview needs and is answered ``{"state": "warm"}``.
+``{"kind": "preview_extraction", "session", "recipe", "centre", "start", "stop", "folder",
+"workers"}`` finds the cells of the patch around a point (y, x), px, in the frames from `start` to
+before `stop`, in the same way. ``{"kind": "warm_up", "session", "stage"}`` loads what the preview
+of a stage needs and is answered ``{"state": "warm"}``.
 """
 
 from __future__ import annotations
@@ -28,10 +31,17 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from napari_calcium.errors import InputError
+from napari_calcium.extraction.parameters import SourceExtractionParameters
 from napari_calcium.motion.correction import MotionCorrectionParameters
+from napari_calcium.pipeline.extraction_preview import (
+    corrected_movie,
+    preview_extraction,
+    warm_up_extraction,
+)
 from napari_calcium.pipeline.preview import preview, recorded_movie, warm_up
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.run import Progress, run
+from napari_calcium.pipeline.stages import read_seeds
 
 __all__ = ["serve"]
 
@@ -90,14 +100,38 @@ def _preview(request: Mapping[str, Any], progress: Callable[[Progress], None]) -
     return {"preview": request["folder"]}
 
 
-KINDS = {"run": _run, "preview": _preview}
+def _preview_extraction(
+    request: Mapping[str, Any], progress: Callable[[Progress], None]
+) -> dict[str, Any]:
+    parameters = Recipe(request.get("recipe", {})).parameters("source_extraction")
+    assert isinstance(parameters, SourceExtractionParameters)
+    movie = corrected_movie(request["session"])
+    parameters.check_movie(movie.frames.shape)
+    y, x = request["centre"]
+    preview_extraction(
+        movie,
+        parameters,
+        (y, x),
+        request["folder"],
+        seeds=read_seeds(parameters, movie.plane),
+        time=slice(request["start"], request["stop"]),
+        workers=request.get("workers"),
+        progress=progress,
+    )
+    return {"preview": request["folder"]}
+
+
+KINDS = {"run": _run, "preview": _preview, "preview_extraction": _preview_extraction}
 """What answers each kind of request."""
 
 
 def _warm(request: Mapping[str, Any]) -> dict[str, Any]:
     """Load what a preview needs; what cannot be loaded is told when it is asked for."""
     with contextlib.suppress(Exception):
-        warm_up(request.get("session", ""))
+        if request.get("stage") == "source_extraction":
+            warm_up_extraction()
+        else:
+            warm_up(request.get("session", ""))
     return {"state": "warm"}
 
 
