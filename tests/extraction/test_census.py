@@ -26,7 +26,10 @@ def test_counts_add_up() -> None:
         (Census(candidates=3, ragged=1), 2, "2 cells of 3 candidates: 1 above max_spread (1.6)."),
         (Census(candidates=2, large=2), 0, "No cells of 2 candidates: 2 above max_size (2.5 "
          "discs)."),
-        (Census(few_pixels=4), 0, "No cells: 4 of too few pixels for a cell_radius of 5 px."),
+        (Census(few_pixels=4), 0, "No cells: 4 places had too few pixels for a cell_radius "
+         "of 5 px."),
+        (Census(candidates=3, few_pixels=1, merged=1), 2, "2 cells of 3 candidates: 1 merged; 1 "
+         "more place had too few pixels for a cell_radius of 5 px."),
         (Census(), 0, "No cells: nothing in the movie changes beyond its noise."),
         (Census(strongest=2.04), 0, "No cells: no place reached the threshold of 12 sd (the "
          "strongest had 2.0 sd)."),
@@ -40,6 +43,14 @@ def test_every_reason_is_named() -> None:
     names = ("few_pixels", "merged", "small", "large", "ragged", "inside", "faded")
     census = Census(candidates=28, **dict(zip(names, range(1, 8), strict=True)))
     said = census.sentence(0, DEFAULT)
-    for key in ("min_size", "max_size", "max_spread", "duplicate_overlap", "sparsity", "merged"):
+    for key in (
+        "cell_radius",
+        "min_size",
+        "max_size",
+        "max_spread",
+        "duplicate_overlap",
+        "sparsity",
+        "merged",
+    ):
         assert key in said
     assert [str(n) for n in range(1, 8) if f"{n} " not in said] == []

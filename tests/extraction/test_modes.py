@@ -220,7 +220,7 @@ def test_silent_and_doubled_seeds_stay(refinements: int) -> None:
     assert found.n_cells == 4
     assert np.isfinite(found.traces).all()
     silent = found.footprints[:, [1]].toarray().ravel()
-    assert silent @ soma(50, 60).ravel() > 0.5 * silent.sum()  # where it was drawn
+    np.testing.assert_array_equal(silent > 0, drawn[:, [1]].toarray().ravel() > 0)
     assert np.abs(found.traces[1]).max() < 0.2 * found.traces[3].max()
 
 

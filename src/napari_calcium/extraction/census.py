@@ -67,11 +67,14 @@ class Census:
         """
         found = f"{n_cells or 'No'} cell{'' if n_cells == 1 else 's'}"
         removed = ", ".join(self._removed(parameters))
+        places = "place" if self.few_pixels == 1 else "places"
+        few = f"{places} had too few pixels for a cell_radius of {parameters.cell_radius:g} px"
         if self.candidates:
             word = "candidate" if self.candidates == 1 else "candidates"
-            return f"{found} of {self.candidates} {word}{': ' if removed else ''}{removed}."
-        if removed:
-            return f"{found}: {removed}."
+            also = f"; {self.few_pixels} more {few}" if self.few_pixels else ""
+            return f"{found} of {self.candidates} {word}{': ' if removed else ''}{removed}{also}."
+        if self.few_pixels:
+            return f"{found}: {self.few_pixels} {few}."
         if math.isfinite(self.strongest):
             return (
                 f"{found}: no place reached the threshold of {parameters.threshold:g} sd "
@@ -81,7 +84,6 @@ class Census:
 
     def _removed(self, parameters: SourceExtractionParameters) -> list[str]:
         reasons = {
-            "few_pixels": f"of too few pixels for a cell_radius of {parameters.cell_radius:g} px",
             "small": f"below min_size ({parameters.min_size:g} discs)",
             "large": f"above max_size ({parameters.max_size:g} discs)",
             "ragged": f"above max_spread ({parameters.max_spread:g})",

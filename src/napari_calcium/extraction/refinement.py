@@ -11,6 +11,7 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from napari_calcium.components import Background, Components
+from napari_calcium.extraction.factorization import activity_scores
 from napari_calcium.extraction.merging import inside_stronger, merge_groups, merged
 from napari_calcium.extraction.model import Model
 from napari_calcium.extraction.parameters import SourceExtractionParameters
@@ -124,16 +125,26 @@ def _with_footprints(
         energy,
         parameters.connected,
     )
+    raw, _ = model.measured
     model = replace(model, neuropil=solved[:, model.n_cells :], raw=None, denoised=None)
     if parameters.initialization == "seeds":
-        return replace(model, footprints=_or_as_before(unit(cells), model.footprints))
+        active = _is_active(raw[: model.n_cells], parameters.threshold)
+        return replace(model, footprints=_or_as_before(unit(cells), model.footprints, active))
     return _sorted_out(model, unit(cells), np.diagonal(gram)[: model.n_cells], parameters)
 
 
-def _or_as_before(footprints: sp.csc_array, before: sp.csc_array) -> sp.csc_array:
-    """Keep the footprint a cell had where it has lost all of it: a silent seed stays a seed."""
-    empty = np.diff(footprints.indptr) == 0
-    columns = [(before if none else footprints)[:, [i]] for i, none in enumerate(empty)]
+def _is_active(traces: Floats, threshold: float) -> NDArray[np.bool_]:
+    """Say which traces show more than noise."""
+    middle = np.median(traces, axis=1, keepdims=True) if traces.size else 0
+    return np.asarray(activity_scores(traces - middle) >= threshold)
+
+
+def _or_as_before(
+    footprints: sp.csc_array, before: sp.csc_array, active: NDArray[np.bool_]
+) -> sp.csc_array:
+    """Keep the footprint of what shows no activity to find one by: a silent seed stays a seed."""
+    renewed = active & (np.diff(footprints.indptr) > 0)
+    columns = [(footprints if new else before)[:, [i]] for i, new in enumerate(renewed)]
     return sp.csc_array(sp.hstack(columns, format="csc")) if columns else footprints
 
 
