@@ -43,6 +43,19 @@ RECORDINGS = {
         "n_frames": 2000,
         "n_cells": 342,
     },
+    "170 x 170 x 3000, 30 Hz, 130 cells": {
+        "height": 170,
+        "width": 170,
+        "n_frames": 3000,
+        "n_cells": 130,
+    },
+    "170 x 170 x 3000, 30 Hz, 70 cells, a quarter of the photons": {
+        "height": 170,
+        "width": 170,
+        "n_frames": 3000,
+        "n_cells": 70,
+        "photons": 3,
+    },
     "120 x 180 x 2000, 30 Hz, 50 cells, half the photons": {
         "height": 120,
         "width": 180,
@@ -80,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[401, 402, 403])
     parser.add_argument("--ways", action="store_true")
+    parser.add_argument("--only", default="", help="part of the names of the recordings")
     arguments = parser.parse_args()
     seeds = arguments.seeds
     if arguments.ways:
@@ -89,7 +103,7 @@ def main() -> None:
         "recording", "seed", "F1", "precision", "recall", "r raw", "r denoised", "motion rms (px)"
     )
     for title, values in RECORDINGS.items():
-        for seed in seeds:
+        for seed in seeds if arguments.only in title else ():
             figures = scored(SimulationParameters.from_mapping({**values, "seed": seed}))
             table.add_row(title, str(seed), *figures)
     Console(width=140).print(table)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from napari_calcium.movie import Movie, blocks, project, weighted_sums
+from napari_calcium.movie import Movie, Reader, blocks, pixel_major, project, weighted_sums
 
 FIELD = (37, 53)
 CHUNKS = [(100, 16, 20), (7, 37, 53), (600, 37, 53), (256, 10, 53)]
@@ -140,6 +140,30 @@ def test_a_box_reads_itself_even_in_another_process(frames: NDArray[np.uint16]) 
     np.testing.assert_array_equal(sent.read(), frames[box])
 
 
+def test_a_reader_reads_no_more_than_its_box(frames: NDArray[np.uint16]) -> None:
+    """Its own to write in, in another process too."""
+    box = (slice(90, 130), slice(5, 20), slice(18, 23))
+    recorder = Recorder(frames)
+    reader = Reader(recorder.movie((100, 16, 20)))
+    assert reader.shape == (600, *FIELD)
+    read = reader.read(*box)
+    np.testing.assert_array_equal(read, frames[box])
+    assert recorder.pixels() == read.size
+    reader = pickle.loads(pickle.dumps(Reader(movie_of(frames))))
+    reader.read(slice(2, 3))[...] = 0
+    np.testing.assert_array_equal(reader.read(slice(2, 3)), frames[2:3])
+    volumes = Reader(Movie(da.from_array(frames.reshape(150, 4, *FIELD)), 30.0))
+    np.testing.assert_array_equal(volumes.read(slice(3), slice(9)).ravel(), frames[:12, :9].ravel())
+
+
+def test_readers_of_the_same_frames_have_one_key(frames: NDArray[np.uint16]) -> None:
+    keys = [
+        delayed(Reader(movie_of(each)), pure=True, traverse=False).key
+        for each in (frames[:9], frames[:9], frames[:9] + 1)
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_apply_reads_and_computes_in_one_task(frames: NDArray[np.uint16]) -> None:
     """As a task of its own the reading could run ahead, and fill the memory with frames."""
     recorder = Recorder(frames)
@@ -233,3 +257,18 @@ def test_two_passes_do_not_keep_the_movie(footprints: sp.csc_array) -> None:
     finally:
         tracemalloc.stop()
     assert peak < movie.frames.nbytes / 2
+
+
+@pytest.mark.parametrize("dtype", ["uint16", ">u2", "int16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (33, 37, 53), (70, 3, 40), (0, 4, 5), (5, 0, 3)])
+def test_pixel_major_is_the_transpose(shape: tuple[int, int, int], dtype: str) -> None:
+    """Also of frames that are a part of others, and at the edges of the tiles."""
+    frames = np.random.default_rng(0).integers(0, 30000, shape).astype(dtype)
+    turned = pixel_major(frames)
+    assert turned.dtype == np.float32
+    assert turned.flags.c_contiguous
+    pixels = shape[1] * shape[2]
+    np.testing.assert_array_equal(turned, frames.reshape(shape[0], pixels).T)
+    half = frames[::2, :, : shape[2] // 2]
+    pixels = shape[1] * (shape[2] // 2)
+    np.testing.assert_array_equal(pixel_major(half), half.reshape(len(half), pixels).T)

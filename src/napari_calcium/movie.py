@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
 
-__all__ = ["Box", "Movie", "blocks", "check_one_plane", "pixel_major", "project", "weighted_sums"]
+__all__ = [
+    "Box",
+    "Movie",
+    "Reader",
+    "blocks",
+    "check_one_plane",
+    "pixel_major",
+    "project",
+    "weighted_sums",
+]
 
 FRAMES_PER_TASK = 256
 """Frames one task of a pass over the movie takes; the cut of the work, whatever the chunks."""
@@ -205,6 +214,36 @@ class Box:
         return frames if frames.flags.owndata else frames.copy()
 
 
+class Reader:
+    """A movie that a task cuts its own boxes out of: not a Dask collection itself.
+
+    For tasks that know where to read only when they run; where it is known before, it is
+    `Movie.apply` that reads inside the task.
+
+    Parameters
+    ----------
+    movie : Movie
+        The recording.
+
+    Examples
+    --------
+    >>> movie = Movie(da.ones((60, 37, 53), chunks=20), frame_rate=30.0)
+    >>> Reader(movie).read(slice(10, 30), slice(5), slice(9)).shape
+    (20, 5, 9)
+    """
+
+    def __init__(self, movie: Movie) -> None:
+        self._movie = movie
+        self.shape: tuple[int, ...] = (movie.n_frames, *movie.field)
+
+    def __dask_tokenize__(self) -> Any:
+        return self._movie.frames.name
+
+    def read(self, time: slice, y: slice = slice(None), x: slice = slice(None)) -> NDArray[Any]:
+        """Return the frames of one box, all planes of volumes, the task's own to write in."""
+        return self._movie.box(time, y, x).read()
+
+
 def _on_box(function: Callable[..., Any], box: Box, *arguments: Any) -> Any:
     return function(box.read(), *arguments)
 
@@ -309,7 +348,8 @@ def pixel_major(frames: NDArray[Any]) -> NDArray[np.float32]:
     array([[0., 2., 4.],
            [1., 3., 5.]], dtype=float32)
     """
-    flat = np.ascontiguousarray(frames, frames.dtype.newbyteorder("=")).reshape(len(frames), -1)
+    native = np.ascontiguousarray(frames, frames.dtype.newbyteorder("="))
+    flat = native.reshape(len(frames), math.prod(frames.shape[1:]))
     turned = np.empty(flat.shape[::-1], np.float32)
     _turn(flat, turned)
     return turned

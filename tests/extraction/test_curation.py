@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from napari_calcium.components import Background, Components
 from napari_calcium.errors import InputError
-from napari_calcium.extraction import curation
+from napari_calcium.extraction import local_fit
 from napari_calcium.extraction.background import neuropil_footprints
 from napari_calcium.extraction.curation import (
     add_cell,
@@ -26,7 +26,6 @@ from napari_calcium.extraction.curation import (
     selected,
     split_cell,
 )
-from napari_calcium.extraction.reconstruction import Reader
 from napari_calcium.extraction.temporal import demixed_traces, denoise
 from napari_calcium.movie import Movie
 from napari_calcium.simulation import SimulationParameters, simulate
@@ -289,16 +288,6 @@ def test_parts_come_in_the_order_they_are_drawn_in(case: Case, kind: str) -> Non
         assert difference > case.best_correlation(cell) - 0.03
 
 
-def test_a_mask_may_hold_pixels_of_the_other_part() -> None:
-    """80 pixels of one part, 20 of another, and 1 of the other in the first one's mask."""
-    scores = np.repeat([[30.0, 0.0], [0.0, 30.0]], [80, 21], axis=0)
-    masks = np.arange(101)[:, None] < 81
-    found = curation._corners(scores, np.concatenate([masks, ~masks], axis=1))
-    assert found[0, 0] > 0
-    assert found[1, 1] > 0
-    np.testing.assert_array_equal(found == 0, [[False, True], [True, False]])
-
-
 def test_parts_reach_no_further_than_the_margin(first: Case) -> None:
     labels = np.zeros(FIELD, int)
     image = first.image(first.one)
@@ -555,42 +544,16 @@ def test_a_long_recording_is_fitted_in_bins(first: Case, monkeypatch: pytest.Mon
     missing = first.with_cells(without=(first.one,))
     build = partial(add_cell, first.movie, missing, first.region(first.one))
     usual = done(build())
-    monkeypatch.setattr(curation, "FRAMES_PER_RUN", 64)
-    monkeypatch.setattr(curation, "PIXELS_AT_ONCE", 8 * 15 * 20)
+    monkeypatch.setattr(local_fit, "FRAMES_PER_RUN", 64)
+    monkeypatch.setattr(local_fit, "PIXELS_AT_ONCE", 8 * 15 * 20)
     pieces = done(build())
     np.testing.assert_array_equal(pieces.footprints.data, usual.footprints.data)
     np.testing.assert_allclose(pieces.traces, usual.traces, rtol=1e-5, atol=1e-3)
-    monkeypatch.setattr(curation, "MOST_BINS", 125)
+    monkeypatch.setattr(local_fit, "MOST_BINS", 125)
     binned = done(build())
     cosine = last(usual).ravel() @ last(binned).ravel()
     assert 0.97 < cosine < 1 - 1e-5
     assert correlation(usual.traces[-1], binned.traces[-1]) > 0.99
-
-
-@pytest.mark.parametrize("size", [1, 4])
-@pytest.mark.parametrize("at_once", [1, 3, 2**22])
-def test_bins_are_means_of_frames(
-    first: Case, monkeypatch: pytest.MonkeyPatch, size: int, at_once: int
-) -> None:
-    """However few frames are read at a time; 37 frames leave one over, which is a bin."""
-    monkeypatch.setattr(curation, "_frames_per_bin", lambda *_: size)
-    window = curation.Window.around(first.best.footprints[:, [0]], first.best)
-    area = (window.rows.stop - window.rows.start) * (window.columns.stop - window.columns.start)
-    monkeypatch.setattr(curation, "PIXELS_AT_ONCE", at_once * area)
-    found = curation._binned(Reader(first.movie), window, slice(64, 101), 500)
-    pixels = first.frames[64:101].reshape(37, -1)[:, first.footprints[:, 0] > 0].T
-    rest = first.best.background.footprints[:, [0]].toarray()[first.footprints[:, 0] > 0]
-    cuts = range(0, 37, size)
-    expected = np.stack([(pixels[:, a : a + size] - rest).mean(axis=1) for a in cuts], axis=1)
-    np.testing.assert_allclose(found, expected, atol=1e-3)
-
-
-@pytest.mark.parametrize(("limit", "expected"), [(500, 1), (499, 2), (100, 8), (1, 512)])
-def test_bins_are_powers_of_two(monkeypatch: pytest.MonkeyPatch, limit: int, expected: int) -> None:
-    monkeypatch.setattr(curation, "MOST_BINS", limit)
-    assert curation._frames_per_bin(500, 100) == expected
-    monkeypatch.setattr(curation, "MOST_VALUES", 50)
-    assert curation._frames_per_bin(500, 100) == 1024
 
 
 def test_no_cell_is_left(first: Case) -> None:
@@ -676,20 +639,3 @@ def test_another_movie_is_refused(first: Case, shape: tuple[int, int, int]) -> N
         redemix(Movie(da.zeros(shape), RATE), first.best, [10])
     with pytest.raises(InputError, match="one plane"):
         redemix(Movie(da.zeros((500, 2, 37, 53)), RATE), first.best, [10])
-
-
-# --------------------------------------------------------------------------------------- selected
-
-
-def test_selected_cells_keep_all_that_is_theirs(first: Case) -> None:
-    some = selected(first.best, [5, 2])
-    assert some.cell_id.tolist() == [15, 12]
-    for name in OF_CELLS:
-        np.testing.assert_array_equal(getattr(some, name), getattr(first.best, name)[[5, 2]])
-    np.testing.assert_array_equal(some.footprint(1), first.best.footprint(2))
-    assert some.background is first.best.background
-    by_mask = selected(first.best, first.best.cell_id < 13)
-    assert by_mask.cell_id.tolist() == [10, 11, 12]
-    assert selected(first.best, []).n_cells == 0
-    some.traces[0] = 0
-    assert first.best.traces[5].any()

@@ -17,7 +17,6 @@ from napari_calcium.errors import InputError
 from napari_calcium.extraction import reconstruction
 from napari_calcium.extraction.background import neuropil_footprints
 from napari_calcium.extraction.reconstruction import (
-    Reader,
     background_movie,
     cells_movie,
     model_movie,
@@ -235,17 +234,3 @@ def test_another_movie_is_refused(components: Components) -> None:
         residual_movie(Movie(da.zeros((N_FRAMES, 2, *FIELD)), 10.0), components)
     with pytest.raises(ValueError, match="at least 1"):
         cells_movie(components, frames_per_block=0)
-
-
-def test_a_reader_reads_its_box() -> None:
-    frames = np.arange(10 * 37 * 53).reshape(10, *FIELD)
-    reader = Reader(Movie(da.from_array(frames, chunks=(3, 10, 10)), 10.0))
-    box = reader.read(slice(2, 7), slice(5, 30), slice(20, 25))
-    np.testing.assert_array_equal(box, frames[2:7, 5:30, 20:25])
-    box[...] = 0
-    np.testing.assert_array_equal(reader.read(slice(2, 3)), frames[2:3])
-    tokens = [
-        delayed(Reader(Movie(da.from_array(f), 10.0)), pure=True).key
-        for f in (frames, frames, -frames)
-    ]
-    assert tokens[0] == tokens[1] != tokens[2]

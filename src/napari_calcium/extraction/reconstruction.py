@@ -12,56 +12,27 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import scipy.sparse as sp
-from dask.base import tokenize
 from dask.delayed import Delayed, delayed
 from numba import njit
 from numpy.typing import NDArray
 
 from napari_calcium.components import Components
 from napari_calcium.errors import InputError
-from napari_calcium.movie import Movie, blocks, check_one_plane
+from napari_calcium.movie import Movie, Reader, blocks, check_one_plane
 
-__all__ = ["Reader", "background_movie", "cells_movie", "model_movie", "residual_movie"]
+__all__ = [
+    "background_movie",
+    "cells_movie",
+    "check_same_movie",
+    "model_movie",
+    "residual_movie",
+]
 
 Floats = NDArray[np.float32]
 
 FRAMES_PER_BLOCK = 8
 """Frames of a block by default: looking at one frame costs no more than so many, 20 ms at most for
 512 x 512 px and 300 cells."""
-
-
-class Reader:
-    """A movie that a task cuts its own box out of: not a Dask collection itself.
-
-    For tasks that know where to read only when they run; where it is known before, it is
-    `Movie.apply` that reads inside the task.
-
-    Parameters
-    ----------
-    movie : Movie
-        The recording.
-
-    Examples
-    --------
-    >>> movie = Movie(da.ones((60, 37, 53), chunks=20), frame_rate=30.0)
-    >>> Reader(movie).read(slice(10, 30), slice(5), slice(9)).shape
-    (20, 5, 9)
-    """
-
-    def __init__(self, movie: Movie) -> None:
-        self._movie = movie
-
-    def __dask_tokenize__(self) -> Any:
-        return tokenize(self._movie.frames)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Frames, height and width."""
-        return tuple(map(int, self._movie.frames.shape))
-
-    def read(self, time: slice, y: slice = slice(None), x: slice = slice(None)) -> NDArray[Any]:
-        """Return the frames (time, y, x) of one box, the task's own to write in."""
-        return self._movie.box(time, y, x).read()
 
 
 def cells_movie(
@@ -175,20 +146,28 @@ def residual_movie(
     """
     check_one_plane(movie.frames.shape, "residual_movie")
     if isinstance(components, Components):
-        _check_same(movie.frames.shape, components)
+        check_same_movie(movie.frames.shape, components)
     reader = delayed(Reader(movie), traverse=False)
     return _blockwise(
         _residual_block, movie.frames.shape, frames_per_block, components, raw=raw, reader=reader
     )
 
 
-def _check_same(shape: Sequence[int], components: Components) -> None:
-    """Raise `InputError` where the components are not of a movie of this shape."""
+def check_same_movie(shape: Sequence[int], components: Components) -> None:
+    """Raise `InputError` for components that are of another movie.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of the movie, (time, y, x).
+    components : Components
+        What source extraction found.
+    """
     own = (components.traces.shape[1], *components.shape)
     if tuple(shape) != own:
         raise InputError(
-            f"the movie is {' x '.join(map(str, shape))} (time, y, x) but the components are of "
-            f"one of {' x '.join(map(str, own))}; give the movie they were found in"
+            f"the movie is {' x '.join(map(str, shape))} (time, y, x) but the cells are of one of "
+            f"{' x '.join(map(str, own))}; give the movie they were found in"
         )
 
 
@@ -200,15 +179,8 @@ def _movie(
     raw: bool = False,
 ) -> da.Array:
     shape = (components.traces.shape[1], *components.shape)
-    return _blockwise(
-        _model_block,
-        shape,
-        frames_per_block,
-        components,
-        cells=cells,
-        background=background,
-        raw=raw,
-    )
+    flags = {"cells": cells, "background": background, "raw": raw}
+    return _blockwise(_model_block, shape, frames_per_block, components, **flags)
 
 
 def _blockwise(
@@ -217,27 +189,20 @@ def _blockwise(
     """Build an array of whole frames, all of its tasks on one key of the components."""
     if frames_per_block < 1:
         raise ValueError(f"frames_per_block is {frames_per_block}; it must be at least 1")
-    cuts = list(blocks(shape[0], frames_per_block))
+    lengths = tuple(cut.stop - cut.start for cut in blocks(shape[0], frames_per_block))
     return da.map_blocks(
         kernel,
-        n_frames=shape[0],
         frames_per_block=frames_per_block,
         components=delayed(components, traverse=False),
-        chunks=(tuple(cut.stop - cut.start for cut in cuts), (shape[1],), (shape[2],)),
+        chunks=(lengths, (shape[1],), (shape[2],)),
         dtype=np.float32,
         meta=np.empty((0, 0, 0), np.float32),
         **arguments,
     )
 
 
-def _cut(block: int, n_frames: int, frames_per_block: int) -> slice:
-    start = block * frames_per_block
-    return slice(start, min(start + frames_per_block, n_frames))
-
-
 def _model_block(
     components: Components,
-    n_frames: int,
     frames_per_block: int,
     cells: bool,
     background: bool,
@@ -245,35 +210,49 @@ def _model_block(
     block_id: tuple[int, int, int] = (0, 0, 0),
 ) -> Floats:
     """Return the frames of one block."""
-    time = _cut(block_id[0], n_frames, frames_per_block)
+    time = _frames_of(block_id, components, frames_per_block)
     frames = np.zeros((time.stop - time.start, *components.shape), np.float32)
     if background:
-        _add(frames, components.background.footprints, components.background.traces[:, time], 1.0)
+        _add_background(frames, components, time, 1.0)
     if cells:
-        _add(frames, components.footprints, _traces(components, time, raw), 1.0)
+        _add_cells(frames, components, time, raw, 1.0)
     return frames
 
 
 def _residual_block(
     components: Components,
-    n_frames: int,
     frames_per_block: int,
     raw: bool,
     reader: Reader,
     block_id: tuple[int, int, int] = (0, 0, 0),
 ) -> Floats:
     """Return the frames of one block less the model, the static image first."""
-    _check_same(reader.shape, components)
-    time = _cut(block_id[0], n_frames, frames_per_block)
+    check_same_movie(reader.shape, components)
+    time = _frames_of(block_id, components, frames_per_block)
     frames = reader.read(time).astype(np.float32)
-    _add(frames, components.background.footprints, components.background.traces[:, time], -1.0)
-    _add(frames, components.footprints, _traces(components, time, raw), -1.0)
+    _add_background(frames, components, time, -1.0)
+    _add_cells(frames, components, time, raw, -1.0)
     return frames
 
 
-def _traces(components: Components, time: slice, raw: bool) -> Floats:
+def _frames_of(
+    block_id: tuple[int, int, int], components: Components, frames_per_block: int
+) -> slice:
+    start = block_id[0] * frames_per_block
+    return slice(start, min(start + frames_per_block, components.traces.shape[1]))
+
+
+def _add_background(frames: Floats, components: Components, time: slice, factor: float) -> None:
+    background = components.background
+    _add(frames, background.footprints, background.traces[:, time], factor)
+
+
+def _add_cells(
+    frames: Floats, components: Components, time: slice, raw: bool, factor: float
+) -> None:
     traces = components.traces[:, time]
-    return traces + components.residuals[:, time] if raw else traces
+    traces = traces + components.residuals[:, time] if raw else traces
+    _add(frames, components.footprints, traces, factor)
 
 
 def _add(frames: Floats, footprints: sp.csc_array, traces: Floats, factor: float) -> None:

@@ -291,7 +291,7 @@ STAGES: tuple[Stage, ...] = (
         SummaryImagesParameters,
         _summary_images,
         "summary_images",
-        "Mean, maximum, standard deviation and local correlation of the movie over time.",
+        "Mean, maximum, standard deviation and local correlations of the movie over time.",
     ),
     Stage(
         "source_extraction",
