@@ -866,11 +866,42 @@ class TestSeeds:
             ("seeds_file=cells.zip",): "set initialization to 'seeds' or leave the file out",
             ("initialization=seeds", "seeds_file=no.zip"): "there is no such file",
             ("initialization=seeds", f"seeds_file={tmp_path / 'small.npy'}"): "37 x 53 px",
+            ("initialization=seeds", f"seeds_file={path}"): "the session that it writes",
         }.items():
             options = [part for v in values for part in ("--set", f"source_extraction.{v}")]
             answer = cli("run", "--session", path, *options, "--until", "source_extraction")
             assert is_one_sentence(answer), answer
             assert said in answer.err
+
+    def test_a_file_is_named_from_the_root(
+        self, finished: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The session goes on from another folder, and never with another file of that name."""
+        path, labels = tmp_path / "s.zarr", np.zeros((37, 53), np.int32)
+        shutil.copytree(finished, path)
+        labels[20:30, 8:17] = 1
+        np.save(tmp_path / "seeds.npy", labels)
+        monkeypatch.chdir(tmp_path)
+        values = ("initialization=seeds", "seeds_file=seeds.npy")
+        options = [part for v in values for part in ("--set", f"source_extraction.{v}")]
+        assert cli("run", "--session", path, *options, "--until", "source_extraction").status == 0
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        answer = cli("run", "--session", path, "--set", "source_extraction.ar_order=0")
+        assert answer.status == 0, answer.err
+        used = Session(path).record("source_extraction")
+        assert used is not None
+        assert used.parameters["seeds_file"] == str(tmp_path / "seeds.npy")
+
+    def test_unusable_seeds_are_refused_before_anything_is_computed(
+        self, movie: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        np.save(tmp_path / "small.npy", np.ones((9, 9), int))
+        values = ("initialization=seeds", f"seeds_file={tmp_path / 'small.npy'}")
+        options = [part for v in values for part in ("--set", f"source_extraction.{v}")]
+        answer = cli("run", movie, "--session", tmp_path / "s.zarr", *RATE, *options)
+        assert is_one_sentence(answer), answer
+        assert not (tmp_path / "s.zarr").exists()
 
 
 def test_no_cells_is_said_with_the_reason(finished: Path, cli: Cli, tmp_path: Path) -> None:

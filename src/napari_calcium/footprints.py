@@ -138,7 +138,7 @@ def _ellipse(image: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
     variances, axes = np.linalg.eigh(np.cov(inside, bias=True) + np.eye(2) / 12)
     offsets = np.indices(image.shape).reshape(2, -1) - centre[:, None]
     along = (axes.T @ offsets) / (2 * np.sqrt(variances) + radius)[:, None]
-    return ((along**2).sum(axis=0) <= 1).reshape(image.shape).astype(np.float32)
+    return np.asarray(((along**2).sum(axis=0) <= 1).reshape(image.shape), np.float32)
 
 
 def trimmed_footprints(
@@ -186,7 +186,9 @@ def trimmed_footprints(
 def _bright(image: NDArray[np.float32], edge: float, connected: bool) -> NDArray[np.bool_]:
     """Say which pixels are above a part of the largest."""
     smooth = ndimage.median_filter(image, 3, mode="nearest") if connected else image
-    return smooth > edge * smooth.max() if smooth.max() > 0 else image > 0
+    if not smooth.max() > 0:
+        return np.asarray(image > 0)
+    return np.asarray((smooth >= edge * smooth.max()) & (smooth > 0))
 
 
 def _strong(image: NDArray[np.float32], energy: float) -> NDArray[np.bool_]:
@@ -194,7 +196,7 @@ def _strong(image: NDArray[np.float32], energy: float) -> NDArray[np.bool_]:
     ordered = np.sort(image.ravel().astype(np.float64))[::-1]
     sums = np.cumsum(ordered**2)
     last = min(int(np.searchsorted(sums, energy * sums[-1])), len(ordered) - 1)
-    return (image >= ordered[last]) & (image > 0)
+    return np.asarray((image >= ordered[last]) & (image > 0))
 
 
 def _heaviest_part(image: NDArray[np.float32], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import dask
 import dask.array as da
 import numpy as np
 import scipy.sparse as sp
+from dask._task_spec import Task
 from dask.core import flatten, get
 from dask.delayed import Delayed, delayed
 from numba import njit
@@ -38,6 +40,9 @@ PIXELS_PER_TASK = 2**26
 FRAMES_PER_PRODUCT = 32
 """Frames turned into pixel-major floats at a time, so that they stay few."""
 
+
+_READ = "read"
+"""Key of the only task of a box that is read from where frames are stored."""
 
 TILE = 32
 """Side of the tiles in which frames are transposed."""
@@ -157,12 +162,21 @@ class Movie:
         z: slice | None = None,
     ) -> Box:
         """Return one box that a task can read itself."""
+        if (stored := _stored(self.frames)) is not None:  # nothing to work out: it is only read
+            planes = () if not self.is_volume else (slice(None),) if z is None else (z,)
+            parts = tuple(
+                slice(*part.indices(n))
+                for part, n in zip((time, *planes, y, x), self.frames.shape, strict=True)
+            )
+            shape = tuple(max(part.stop - part.start, 0) for part in parts)
+            graph = {_READ: Task(_READ, operator.getitem, stored, parts)}
+            return Box(graph, _READ, shape, (self.frames.name, str(parts)))
         (part,) = dask.optimize(self._part(time, y, x, z))
         if part.npartitions == 1:  # as most are: nothing has to be put together
             key = next(flatten(part.__dask_keys__()))
-            return Box(part.dask.cull({key}).to_dict(), key, part.shape)
+            return Box(part.dask.cull({key}).to_dict(), key, part.shape, key)
         read = self.read(time, y, x, z)
-        return Box(read.dask.cull({read.key}).to_dict(), read.key, part.shape)
+        return Box(read.dask.cull({read.key}).to_dict(), read.key, part.shape, read.key)
 
     def apply(
         self,
@@ -200,18 +214,29 @@ class Movie:
 class Box:
     """A box of a movie that is read by the task that has it: not a Dask collection itself."""
 
-    def __init__(self, graph: dict[Any, Any], key: Any, shape: tuple[int, ...]) -> None:
+    def __init__(self, graph: dict[Any, Any], key: Any, shape: tuple[int, ...], token: Any) -> None:
         self._graph = graph
         self._key = key
+        self._token = token
         self.shape = shape
 
     def __dask_tokenize__(self) -> Any:
-        return self._key
+        return self._token
 
     def read(self) -> NDArray[Any]:
         """Return the frames (time, y, x) or (time, z, y, x), the task's own to write in."""
         frames = np.asarray(get(self._graph, [self._key])[0])
-        return frames if frames.flags.owndata else frames.copy()
+        return frames if frames.flags.owndata and self._key == _READ else frames.copy()
+
+
+def _stored(frames: da.Array) -> Any:
+    """Return what frames are read from block by block, if nothing else is done with it."""
+    layers = getattr(frames.dask, "layers", {})
+    original = f"original-{frames.name}"
+    if set(layers) != {original, frames.name}:
+        return None
+    stored = layers[original][original]
+    return None if isinstance(stored, np.ndarray) else stored
 
 
 class Reader:
@@ -286,7 +311,7 @@ def check_one_plane(shape: tuple[int, ...], stage: str) -> None:
         )
 
 
-def project(movie: Movie, footprints: Delayed) -> Delayed:
+def project(movie: Movie, footprints: Delayed, level: Delayed | None = None) -> Delayed:
     """Return the lazy product of footprints and movie, ``footprints.T @ pixels``.
 
     Parameters
@@ -295,13 +320,16 @@ def project(movie: Movie, footprints: Delayed) -> Delayed:
         The recording, of one plane.
     footprints : Delayed of scipy.sparse.csc_array (pixel, cell)
         Weights, pixel = y * width + x.
+    level : Delayed of ndarray (pixel,), optional
+        Taken off the pixels first, such as the mean image: the sums of large footprints keep the
+        digits of what changes.
 
     Returns
     -------
     Delayed of ndarray (cell, time), float32
         One pass over the movie, a task for each of `Movie.blocks`.
     """
-    parts = [movie.apply(_project_block, footprints, time=block) for block in movie.blocks()]
+    parts = [movie.apply(_project_block, footprints, level, time=block) for block in movie.blocks()]
     return delayed(_join_time, pure=True)(*parts)
 
 
@@ -331,11 +359,16 @@ def weighted_sums(movie: Movie, weights: Delayed, support: Delayed) -> Delayed:
     return delayed(_with_data, pure=True)(support, parts[0])
 
 
-def _project_block(frames: NDArray[Any], footprints: sp.csc_array) -> NDArray[np.float32]:
+def _project_block(
+    frames: NDArray[Any], footprints: sp.csc_array, level: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
     by_cell = sp.csr_array(footprints.T)
     parts = [np.empty((by_cell.shape[0], 0), np.float32)]
     for run in blocks(len(frames), FRAMES_PER_PRODUCT):
-        parts.append(by_cell @ pixel_major(frames[run]))
+        pixels = pixel_major(frames[run])
+        if level is not None:
+            pixels -= level[:, None]
+        parts.append(by_cell @ pixels)
     return np.concatenate(parts, axis=1, dtype=np.float32)
 
 

@@ -117,7 +117,7 @@ def test_the_high_pass_takes_away_what_is_wide() -> None:
     inside = (slice(None), slice(16, 21), slice(20, 33))
     sharp = high_pass(np.stack([slope, np.full(FIELD, 9, np.float32)]), 2)
     assert np.abs(sharp[inside]).max() < 1e-3 * slope.max()
-    assert np.abs(sharp[1]).max() == 0
+    assert np.abs(sharp[1]).max() < 1e-5 * 9
 
 
 def test_greedy_takes_what_it_explains_out_of_the_patch() -> None:

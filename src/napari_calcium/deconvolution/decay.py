@@ -20,11 +20,11 @@ from napari_calcium.deconvolution.second_order import (
     deconvolve_second_order,
 )
 
-__all__ = ["fitted_decay", "fitted_rise", "noise_left"]
+__all__ = ["SLOWEST_RISE", "fitted_decay", "fitted_rise", "noise_left"]
 
 Doubles = NDArray[np.float64]
 
-SHORTEST, LONGEST, FACTOR = 0.8, 600.0, 1.2
+SHORTEST, LONGEST, FACTOR = 0.8, 1000.0, 1.2
 """Time constants that are tried, frames; each is `FACTOR` times the one before."""
 
 NEAR = 4.0
@@ -38,6 +38,9 @@ ANCHORS = 1.7
 
 RISES = (0.0, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
 """Time constants of the rise that are tried, frames."""
+
+SLOWEST_RISE = 0.9
+"""Largest time constant of a rise, as a part of the decay's."""
 
 SHORTER = (1.0, 0.92, 0.84, 0.7)
 """Factors by which the decay of a model without rise may be too long."""
@@ -207,7 +210,7 @@ def fitted_rise(
 
 def _risk(trace: NDArray[np.floating], noise: float, decay: float, rise: float) -> float:
     """Squared residual in units of the noise's variance plus twice the spikes, of one trace."""
-    g = coefficients_from_times(decay, min(rise, 0.9 * decay), 1.0)
+    g = coefficients_from_times(decay, min(rise, SLOWEST_RISE * decay), 1.0)
     found = deconvolve_second_order(trace, g, noise, penalized=False)
     residual = np.asarray(trace - found.calcium - found.baseline, np.float64)
     return float(residual @ residual) / noise**2 + 2.0 * np.count_nonzero(found.activity)

@@ -96,7 +96,7 @@ def low_rank_background(frames: Floats, n: int) -> tuple[Floats, Floats]:
     if not flat.any():
         return np.zeros((0, *frames.shape[1:]), np.float32), np.zeros((0, len(frames)), np.float32)
     values, vectors = linalg.eigh((flat @ flat.T).astype(np.float64))
-    order = np.argsort(-values)[: min(n, int((values > 1e-9 * values[-1]).sum()))]
+    order = np.argsort(-values)[: min(n, int((values > 1e-6 * values[-1]).sum()))]
     traces = vectors[:, order].T.astype(np.float32)
     images = flat.T @ traces.T  # (pixel, n): the singular vectors, to be made non-negative
     traces *= np.sign(images.sum(axis=0) + 1e-30)[:, None]

@@ -24,6 +24,8 @@ class Census:
     merged, small, large, ragged, inside, faded : int
         Removed because they were part of another cell, below `min_size`, above `max_size`, above
         `max_spread`, inside a stronger cell, or lost all their pixels to neighbours and noise.
+    short_patches, missing_patches : int
+        Patches of fewer than three averaged frames, and without a pixel that is always finite.
     strongest : float
         Largest score that was not enough, sd; -inf where there was none.
     """
@@ -36,6 +38,8 @@ class Census:
     ragged: int = 0
     inside: int = 0
     faded: int = 0
+    short_patches: int = 0
+    missing_patches: int = 0
     strongest: float = -math.inf
 
     @classmethod
@@ -46,7 +50,7 @@ class Census:
         --------
         >>> Census.joined([Census(candidates=2, strongest=3.0), Census(candidates=1)])
         Census(candidates=3, few_pixels=0, merged=0, small=0, large=0, ragged=0, inside=0, faded=0,
-        strongest=3.0)
+        short_patches=0, missing_patches=0, strongest=3.0)
         """
         counts = {f.name: sum(getattr(part, f.name) for part in parts) for f in fields(cls)[:-1]}
         return cls(**counts, strongest=max((part.strongest for part in parts), default=-math.inf))
@@ -75,6 +79,13 @@ class Census:
             return f"{found} of {self.candidates} {word}{': ' if removed else ''}{removed}{also}."
         if self.few_pixels:
             return f"{found}: {self.few_pixels} {few}."
+        if self.missing_patches:
+            return f"{found}: every pixel that could hold one is NaN or infinite in some frame."
+        if self.short_patches:
+            return (
+                f"{found}: the movie is too short to search it in averaged frames; "
+                "lower decimate_time or decay_time."
+            )
         if math.isfinite(self.strongest):
             return (
                 f"{found}: no place reached the threshold of {parameters.threshold:g} sd "

@@ -9,6 +9,7 @@ refined together, each refinement one pass over the movie for the traces and one
 
 from __future__ import annotations
 
+import numpy as np
 import scipy.sparse as sp
 from dask.delayed import Delayed, delayed
 
@@ -31,7 +32,8 @@ def extract_sources(
     Parameters
     ----------
     movie : Movie
-        Registered. A pixel that is NaN in some frame belongs to no cell and no background.
+        Registered. A pixel that is NaN or infinite in some frame belongs to no cell and no
+        background.
     parameters : SourceExtractionParameters
         See there.
     seeds : scipy.sparse.csc_array (pixel, cell), optional
@@ -75,6 +77,7 @@ def fit_model(
         Its traces are measured.
     """
     parameters.check_movie(movie.frames.shape)
+    seeds = None if seeds is None else sp.csc_array(seeds)
     _check_seeds(movie, parameters, seeds)
     model = search(movie, parameters, seeds)
     for _ in range(parameters.refinements):
@@ -104,3 +107,6 @@ def _check_seeds(
         )
     if seeds.shape[1] == 0:
         raise InputError("seeds are given but there are none in them; draw at least one cell")
+    empty = np.flatnonzero(np.asarray(abs(seeds).sum(axis=0)).ravel() == 0)
+    if len(empty):
+        raise InputError(f"seed {empty[0] + 1} has no pixel; leave it out or draw it again")

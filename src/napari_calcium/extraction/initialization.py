@@ -17,7 +17,8 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_calcium.extraction.noise import pixel_noise
+from napari_calcium.extraction.noise import pixel_noise, pixel_noise_of_rows
+from napari_calcium.movie import blocks, pixel_major
 
 __all__ = ["Greedy", "greedy", "high_pass"]
 
@@ -25,6 +26,8 @@ Floats = NDArray[np.float32]
 
 ACTIVE = 3.0  # a frame counts as active beyond this many standard deviations
 ITERATIONS = 4  # rank-one iterations on one cell
+SURPLUS = 1.3  # noise is at most so many times what is known of it
+FRAMES_AT_ONCE = 64  # frames that are blurred and turned at a time
 EDGE = 0.2  # a footprint ends where it falls below this part of its maximum
 
 
@@ -70,7 +73,13 @@ def _blurred(frames: Floats, sigma: float) -> Floats:
 
 
 def greedy(
-    sharp: Floats, radius: float, threshold: float, min_pixels: int, n_cells: int = 0
+    sharp: Floats,
+    radius: float,
+    threshold: float,
+    min_pixels: int,
+    n_cells: int = 0,
+    core: tuple[slice, slice] = (slice(None), slice(None)),
+    noise: Floats | None = None,
 ) -> Greedy:
     """Explain a high-passed patch by cells, one after the other.
 
@@ -87,6 +96,12 @@ def greedy(
         Footprints of fewer pixels are dropped.
     n_cells : int
         Cells to find, whatever their score; 0: all of at least `threshold`.
+    core : tuple of slice
+        Where the cells lie that count towards `n_cells`; those around it are found as well.
+    noise : ndarray (y, x), optional
+        White noise of the frames before the high-pass, where it is known from frames that were not
+        averaged: averaged frames change by calcium too, most of all where a cell is active without
+        a pause.
 
     Returns
     -------
@@ -109,36 +124,40 @@ def greedy(
     [12, 32]
     """
     n, height, width = sharp.shape
-    smooth = _blurred(sharp, 0.5 * radius)
-    scale = pixel_noise(smooth)
     footprints, traces = [np.zeros((0, height, width), np.float32)], [np.zeros((0, n), np.float32)]
+    # pixel-major, so that one pixel's trace is contiguous
+    pixels, filtered = (np.empty((height, width, n), np.float32) for _ in range(2))
+    for run in blocks(n, FRAMES_AT_ONCE):
+        for target, part in ((pixels, sharp[run]), (filtered, _blurred(sharp[run], 0.5 * radius))):
+            target[..., run] = pixel_major(part).reshape(height, width, -1)
+    scale, known = _scale(pixels, filtered, radius, noise)
     if not scale.any():  # fewer than three frames, or nothing that changes
         return Greedy(footprints[0], traces[0], 0, -np.inf)
     scale = np.maximum(scale, 1e-6 * float(scale.max()))
-    smooth /= scale
-    # pixel-major, so that one pixel's trace is contiguous
-    pixels = np.ascontiguousarray(sharp.transpose(1, 2, 0))
-    filtered = np.ascontiguousarray(smooth.transpose(1, 2, 0))
-    del smooth  # as large as the patch, and no longer needed
+    filtered /= scale[..., None]
     score = np.zeros((height, width), np.float32)
     _score(filtered, score, 0, height, 0, width, ACTIVE)
     most = int(4 * height * width / (np.pi * radius**2)) + 1
     reach = int(np.ceil(2 * radius))
-    few_pixels, strongest = 0, -np.inf
+    inside = np.zeros((height, width), bool)
+    inside[core] = True
+    few_pixels, counted, strongest = 0, 0, -np.inf
     for _ in range(most):
         y, x = np.unravel_index(int(np.argmax(score)), score.shape)
         if score[y, x] <= 0 or (score[y, x] < threshold and not n_cells):
             strongest = float(score[y, x])
             break
-        if n_cells and len(traces) > n_cells:
+        if n_cells and counted == n_cells:
             break
         box = _box(int(y), int(x), reach, height, width)
         seed = filtered[y, x]
-        found = _rank_one(pixels[box], seed, (int(y) - box[0].start, int(x) - box[1].start))
+        place = int(y) - box[0].start, int(x) - box[1].start
+        found = _rank_one(pixels[box], seed, place, None if known is None else known[box])
         if found is None or np.count_nonzero(found[0]) < min_pixels:
             few_pixels += 1
             score[_box(int(y), int(x), int(np.ceil(radius / 2)), height, width)] = -np.inf
             continue
+        counted += bool(inside[y, x])
         footprint = np.zeros((height, width), np.float32)
         footprint[box] = found[0]
         footprints.append(footprint[None])
@@ -154,15 +173,44 @@ def _box(y: int, x: int, reach: int, height: int, width: int) -> tuple[slice, sl
     )
 
 
+def _scale(
+    pixels: Floats, filtered: Floats, radius: float, noise: Floats | None
+) -> tuple[Floats, Floats | None]:
+    """Return the noise of filtered pixels, and that of the pixels themselves where it is known.
+
+    Second differences of averaged frames are not above what the known noise makes of the filter,
+    times a factor that most of the patch agrees on: resampled frames have noise that neighbours
+    share.
+    """
+    measured = _changes(filtered)
+    if noise is None or not noise.any() or not measured.any():
+        return measured, None
+    reach = int(3 * 2.5 * radius + 0.5) + int(1.5 * radius + 0.5)
+    impulse = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+    impulse[reach, reach] = 1
+    response = _blurred(high_pass(impulse, radius), 0.5 * radius) ** 2
+    variance = cv2.filter2D(noise**2, cv2.CV_32F, response, borderType=cv2.BORDER_REPLICATE)
+    expected = np.sqrt(np.maximum(variance, 0))
+    usual = float(np.median(measured[expected > 0] / expected[expected > 0]))
+    of_pixels = _changes(pixels)
+    itself = float(np.median(of_pixels[noise > 0] / noise[noise > 0]))
+    return np.minimum(measured, SURPLUS * usual * expected), itself * noise
+
+
+def _changes(pixels: Floats) -> Floats:
+    """Return the standard deviation of the white noise of signals (y, x, bin)."""
+    return pixel_noise_of_rows(pixels.reshape(-1, pixels.shape[-1])).reshape(pixels.shape[:2])
+
+
 def _rank_one(
-    pixels: Floats, seed: Floats, centre: tuple[int, int]
+    pixels: Floats, seed: Floats, centre: tuple[int, int], noise: Floats | None
 ) -> tuple[Floats, Floats] | None:
     """Return footprint and trace of the cell around `centre` of a box (y, x, bin)."""
     flat = pixels.reshape(-1, pixels.shape[-1])
-    trace = seed
+    trace, most = seed, np.inf if noise is None else SURPLUS
     footprint = np.zeros(pixels.shape[:2], np.float32)
     for _ in range(ITERATIONS):
-        active = trace > ACTIVE * _spread(trace)
+        active = trace > ACTIVE * min(_spread(trace), most)
         if not active.any():
             return None
         weights = trace[active]
@@ -173,6 +221,8 @@ def _rank_one(
             return None
         footprint /= norm
         trace = footprint.ravel() @ flat
+        if noise is not None:  # of neighbours that share some of their noise
+            most = SURPLUS**2 * float(np.linalg.norm(footprint * noise))
     return footprint, trace
 
 

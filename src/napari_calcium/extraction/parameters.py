@@ -15,8 +15,8 @@ __all__ = ["SourceExtractionParameters"]
 MOST_BINS = 4000
 """Cells are searched in at most so many averaged frames: memory is bounded for any length."""
 
-MOST_VALUES = 2**27
-"""A patch has at most so many values in all its averaged frames, half a gigabyte."""
+MOST_VALUES = 2**26
+"""A patch has at most so many values in its averaged frames; the search holds three times that."""
 
 RADIUS_SEARCHED = 8.0
 """Larger cells are searched in frames whose pixels are averaged, until they are no larger, px."""
@@ -45,15 +45,16 @@ class SourceExtractionParameters(Parameters):
         What `seeds_file` holds: the cells themselves, or an image of a structural channel in which
         they are looked for. CaImAn: extract_binary_masks_from_structural_channel.
     n_cells : int
-        Cells to find in each patch; 0 stops where what remains is noise. CaImAn: K.
+        Cells to find in each patch, centred in it, before they are merged and sorted out; 0 stops
+        where what remains is noise. CaImAn: K.
     threshold : float
         Smallest root of the summed squared activity of a cell, in sd of its noise; what has less
         is taken for noise, so the number of cells need not be given. CaImAn: K, min_pnr; Suite2p:
         threshold_scaling.
     patch_size : int
         Side of the patches in which cells are searched, px, without their overlap; at least eight
-        times `cell_radius` is taken; 0 takes the whole field at once. CaImAn: 2 * rf less the
-        overlap.
+        times `cell_radius` is taken; 0 takes the whole field at once, of a long movie with frames
+        averaged over longer times so that memory is bounded. CaImAn: 2 * rf less the overlap.
     patch_overlap : int
         What each patch sees of its neighbours on every side, px; 0 takes four times `cell_radius`.
         CaImAn: half of stride.
@@ -72,7 +73,7 @@ class SourceExtractionParameters(Parameters):
         Distance over which neuropil may change, for "grid", px. CaImAn: nb per patch; Suite2p:
         ratio_neuropil.
     sparsity : float
-        Weight of a pixel in a footprint that counts as noise, in sd. CaImAn: the
+        Weight of a pixel in a footprint that counts as noise, in sd. CaImAn: method_ls, the
         noise-constrained LASSO.
     support : {"dilation", "ellipse"}
         Where a footprint may grow at each refinement: around its pixels, or within an ellipse of
@@ -81,7 +82,7 @@ class SourceExtractionParameters(Parameters):
         How far it may grow, px; 0 takes half of `cell_radius`. CaImAn: dist, expandCore.
     footprint_edge : {"maximum", "energy"}
         What of a footprint is kept: the weights above a part of its largest, or the largest ones
-        that have a part of its energy. CaImAn: method_ls, thr_method.
+        that have a part of its energy. CaImAn: thr_method.
     edge_maximum : float
         That part of the largest weight. CaImAn: maxthr.
     edge_energy : float
@@ -100,7 +101,7 @@ class SourceExtractionParameters(Parameters):
         What correlates more is one cell, 1. CaImAn: merge_thr.
     duplicate_overlap : float
         What lies with more than this part of its area inside one stronger cell is dropped, 1; from
-        1 on nothing is. CaImAn: max_merge_area; Suite2p: max_overlap.
+        1 on nothing is. Suite2p: max_overlap.
     min_size : float
         Area of the smallest cell, in discs of `cell_radius`; what is smaller is dropped. CaImAn:
         min_size_neuro.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from napari_calcium.movie import Box, Movie, blocks
+from napari_calcium.movie import Reader, blocks
 
-__all__ = ["Patch", "bin_frames", "boxes", "cut", "read_binned"]
+__all__ = ["Averaged", "Patch", "averaged_pixels", "bin_frames", "cut", "read_averaged"]
 
 
 FRAMES_PER_READ = 128
@@ -68,25 +67,74 @@ def _grown(span: slice, halo: int, size: int) -> slice:
     return slice(max(span.start - halo, 0), min(span.stop + halo, size))
 
 
-def boxes(movie: Movie, patch: Patch) -> tuple[Box, ...]:
-    """Cut a patch with its halo into runs of frames, to be read one after the other."""
-    return tuple(movie.box(run, *patch.halo) for run in blocks(movie.n_frames, FRAMES_PER_READ))
+@dataclass(frozen=True)
+class Averaged:
+    """A patch averaged for the search, and what single frames say of its pixels.
 
-
-def read_binned(runs: Sequence[Box], frames_per_bin: int) -> NDArray[np.float32]:
-    """Return a patch's frames averaged in bins of time, (bin, y, x).
-
-    One run of frames is in memory at a time. Frames left over at the end, fewer than a bin, make a
-    last bin of their own.
+    Parameters
+    ----------
+    frames : ndarray (bin, y, x), float32
+        Averages over runs of frames and, where cells are large, over squares of pixels.
+    mean, noise : ndarray (y, x), float32
+        Of single frames and pixels; NaN where a pixel is not finite in every frame.
     """
-    n_frames = sum(run.shape[0] for run in runs)
-    sums = np.zeros((-(-n_frames // frames_per_bin), *runs[0].shape[1:]), np.float32)
+
+    frames: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    noise: NDArray[np.float32]
+
+
+def read_averaged(reader: Reader, patch: Patch, frames_per_bin: int, pixels: int = 1) -> Averaged:
+    """Read a patch with its halo and average it, one run of frames in memory at a time.
+
+    Parameters
+    ----------
+    reader : Reader
+        The movie.
+    patch : Patch
+        Which part of it.
+    frames_per_bin : int
+        Frames left over at the end, fewer than that, make a last bin of their own.
+    pixels : int
+        Side of the squares of pixels that are averaged.
+    """
+    n_frames, size = reader.shape[0], patch.shape
+    small = tuple(-(-n // pixels) for n in size)
+    sums = np.zeros((-(-n_frames // frames_per_bin), *small), np.float32)
+    total, squares = np.zeros(size), np.zeros(size)
+    last = np.zeros((2, *size), np.float32)
     start = 0
-    for run in runs:
-        frames = run.read()
-        _add_to_bins(_native(frames), start, frames_per_bin, sums)
+    for run in blocks(n_frames, FRAMES_PER_READ):
+        frames = _native(reader.read(run, *patch.halo))
+        _add_changes(frames, start, last, total, squares)
+        _add_to_bins(averaged_pixels(frames, pixels), start, frames_per_bin, sums)
         start += len(frames)
-    return _means(sums, n_frames, frames_per_bin)
+    noise = np.sqrt(squares / (1.5 * max(n_frames - 2, 1)))
+    mean = total / n_frames
+    missing = ~(np.isfinite(mean) & np.isfinite(noise))
+    mean[missing] = noise[missing] = np.nan
+    averages = _means(sums, n_frames, frames_per_bin)
+    return Averaged(averages, mean.astype(np.float32), noise.astype(np.float32))
+
+
+def averaged_pixels(frames: NDArray[Any], size: int) -> NDArray[Any]:
+    """Average squares of pixels; those cut off at the border are averaged over what they have.
+
+    Examples
+    --------
+    >>> averaged_pixels(np.arange(6.0).reshape(1, 2, 3), 2)
+    array([[[2. , 3.5]]], dtype=float32)
+    """
+    if size == 1:
+        return frames
+    rows, columns = (np.arange(0, n, size) for n in frames.shape[1:])
+    sums = np.add.reduceat(frames.astype(np.float32), rows, axis=1)
+    sums = np.add.reduceat(sums, columns, axis=2)
+    heights, widths = (
+        np.diff(np.append(starts, n))
+        for starts, n in zip((rows, columns), frames.shape[1:], strict=True)
+    )
+    return np.asarray(sums / (heights[:, None] * widths), np.float32)
 
 
 def bin_frames(frames: NDArray[Any], size: int) -> NDArray[np.float32]:
@@ -110,6 +158,27 @@ def _means(sums: NDArray[np.float32], n_frames: int, size: int) -> NDArray[np.fl
     counts = np.minimum(size, n_frames - np.arange(0, n_frames, size)).astype(np.float32)
     sums /= counts[:, None, None]
     return sums
+
+
+@njit(nogil=True, cache=True)
+def _add_changes(frames, start, last, total, squares):  # type: ignore[no-untyped-def]
+    """Add frames to their sum, and squares of each less the mean of the two beside it.
+
+    `start` is the number of the first; `last` has the two frames before, and then the last two.
+    """
+    height, width = frames.shape[1:]
+    for i in range(len(frames)):
+        for y in range(height):
+            row, sums, changes = frames[i, y], total[y], squares[y]
+            before, now = last[0, y], last[1, y]
+            if start + i > 1:
+                for x in range(width):
+                    change = now[x] - np.float32(0.5) * (before[x] + np.float32(row[x]))
+                    changes[x] += change * change
+            for x in range(width):
+                sums[x] += row[x]
+                before[x] = now[x]
+                now[x] = row[x]
 
 
 @njit(nogil=True, cache=True)

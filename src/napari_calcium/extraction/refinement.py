@@ -15,6 +15,7 @@ from napari_calcium.extraction.factorization import activity_scores
 from napari_calcium.extraction.merging import inside_stronger, merge_groups, merged
 from napari_calcium.extraction.model import Model
 from napari_calcium.extraction.parameters import SourceExtractionParameters
+from napari_calcium.extraction.patches import bin_frames
 from napari_calcium.extraction.spatial import update_footprints
 from napari_calcium.extraction.temporal import demixed_traces, denoise
 from napari_calcium.footprints import (
@@ -30,6 +31,12 @@ from napari_calcium.movie import Movie, project, weighted_sums
 __all__ = ["components_of", "refined", "with_traces"]
 
 Floats = NDArray[np.float32]
+
+ROUNDING = 1e-5
+"""Part of a raw trace's largest value below which a denoised one is constant but for rounding."""
+
+MOST_BINS = 4000
+"""Seeds are judged active by traces averaged to at most so many bins."""
 
 
 def refined(movie: Movie, model: Delayed, parameters: SourceExtractionParameters) -> Delayed:
@@ -55,7 +62,7 @@ def with_traces(
     shared : bool
         Whether all cells get the same time constants, which is enough between refinements.
     """
-    products = project(movie, model.all_footprints)
+    products = project(movie, model.all_footprints, model.mean)
     return delayed(_demix)(model, products, parameters, shared)
 
 
@@ -63,7 +70,6 @@ def _demix(
     model: Model, products: Floats, parameters: SourceExtractionParameters, shared: bool
 ) -> Model:
     footprints = model.all_footprints
-    products = products - (footprints.T @ model.mean)[:, None]
     raw = demixed_traces(footprints, products)
     denoised = denoise(raw[: model.n_cells], parameters.ar_order, parameters.penalized, shared)
     return replace(model, raw=raw, denoised=denoised)
@@ -94,7 +100,11 @@ def _weights(model: Model) -> Floats:
     """Return the traces that pixels are regressed on, each about its mean."""
     raw, denoised = model.measured
     traces = np.concatenate([denoised.calcium, raw[model.n_cells :]])
-    return np.asarray(traces - traces.mean(axis=1, keepdims=True), np.float32)
+    traces -= traces.mean(axis=1, keepdims=True, dtype=np.float64)
+    spread = np.abs(traces).max(axis=1, initial=0)
+    level = np.abs(raw).max(axis=1, initial=0)
+    traces[spread <= ROUNDING * level] = 0  # a silent trace: what is left is rounding
+    return np.asarray(traces, np.float32)
 
 
 def _support(model: Model, parameters: SourceExtractionParameters) -> sp.csc_array:
@@ -135,8 +145,12 @@ def _with_footprints(
 
 def _is_active(traces: Floats, threshold: float) -> NDArray[np.bool_]:
     """Say which traces show more than noise."""
-    middle = np.median(traces, axis=1, keepdims=True) if traces.size else 0
-    return np.asarray(activity_scores(traces - middle) >= threshold)
+    if not traces.size:
+        return np.zeros(len(traces), bool)
+    binned = bin_frames(traces.T[:, None], -(-traces.shape[1] // MOST_BINS))[:, 0].T
+    return np.asarray(
+        activity_scores(binned - np.median(binned, axis=1, keepdims=True)) >= threshold
+    )
 
 
 def _or_as_before(

@@ -18,16 +18,26 @@ from napari_calcium.extraction.background import (
     shared_background,
 )
 from napari_calcium.extraction.census import Census
-from napari_calcium.extraction.factorization import graph_nmf, pca_ica, sparse_nmf
+from napari_calcium.extraction.factorization import (
+    activity_scores,
+    graph_nmf,
+    pca_ica,
+    sparse_nmf,
+)
 from napari_calcium.extraction.initialization import greedy, high_pass
 from napari_calcium.extraction.merging import merge_groups, merged
 from napari_calcium.extraction.model import Model
-from napari_calcium.extraction.noise import pixel_noise
 from napari_calcium.extraction.parameters import SourceExtractionParameters
-from napari_calcium.extraction.patches import Patch, boxes, cut, read_binned
+from napari_calcium.extraction.patches import (
+    Averaged,
+    Patch,
+    averaged_pixels,
+    cut,
+    read_averaged,
+)
 from napari_calcium.extraction.seeding import seeded
-from napari_calcium.footprints import placed, unit
-from napari_calcium.movie import Box, Movie
+from napari_calcium.footprints import cropped, placed, unit
+from napari_calcium.movie import Movie, Reader
 
 __all__ = ["Found", "find_components", "search"]
 
@@ -54,7 +64,7 @@ class Found:
     traces : ndarray (cell, bin)
         On the binned time axis.
     mean, noise : ndarray (y, x)
-        Mean and white noise of the binned frames; NaN where a pixel is missing.
+        Mean and white noise of single frames; NaN where a pixel is missing.
     background : ndarray (n, y, x)
         Low-rank background, of unit norm; none unless it was asked for.
     background_traces : ndarray (n, bin)
@@ -94,86 +104,116 @@ def search(
     patches = cut(movie.plane, parameters.core(movie.plane), parameters.halo)
     largest = max(height * width for height, width in (patch.shape for patch in patches))
     averaged = parameters.frames_averaged(movie.n_frames, movie.frame_rate, largest)
+    reader = Reader(movie)
     given = None if seeds is None else delayed(seeds, pure=True)
     found = []
     for patch in patches:
         inside = None if given is None else delayed(_cropped)(given, movie.plane, patch)
-        runs = boxes(movie, patch)
-        found.append(delayed(_searched)(runs, averaged, parameters, inside))
-    return delayed(_united)(found, patches, movie.plane, averaged, parameters, given)
+        found.append(delayed(_searched)(reader, patch, averaged, parameters, inside))
+    return delayed(_united)(found, patches, movie.plane, parameters, given)
 
 
 def _searched(
-    runs: Sequence[Box],
+    reader: Reader,
+    patch: Patch,
     averaged: int,
     parameters: SourceExtractionParameters,
     seeds: tuple[NDArray[np.intp], Floats] | None,
 ) -> Found:
     """Read a patch and find what is in it."""
-    frames = read_binned(runs, averaged)
+    read = read_averaged(reader, patch, averaged, parameters.pixels_averaged)
     if seeds is None:
-        return find_components(frames, parameters)
-    return replace(find_components(frames, parameters, seeds[1] > 0), seeds=seeds[0])
+        return find_components(read, averaged, parameters, core=patch.core_in_halo)
+    return replace(find_components(read, averaged, parameters, seeds[1] > 0), seeds=seeds[0])
 
 
 def find_components(
-    frames: Floats, parameters: SourceExtractionParameters, seeds: NDArray[np.bool_] | None = None
+    read: Averaged,
+    averaged: int,
+    parameters: SourceExtractionParameters,
+    seeds: NDArray[np.bool_] | None = None,
+    core: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> Found:
     """Find the components of a patch.
 
     Parameters
     ----------
-    frames : ndarray (bin, y, x), float32
-        The patch, averaged in bins of time; used as working memory. A pixel with a NaN in any bin
+    read : Averaged
+        The patch; its frames are used as working memory. A pixel that is not finite in every frame
         is missing: it belongs to nothing.
+    averaged : int
+        Frames in each average.
     parameters : SourceExtractionParameters
         See there.
     seeds : ndarray of bool (seed, y, x), optional
         Where the components are, for the initialization by seeds.
+    core : tuple of slice
+        Where the components lie that count towards `n_cells`.
     """
-    missing = np.asarray(np.isnan(frames).any(axis=0))
-    frames[:, missing] = 0
-    mean = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
-    noise = pixel_noise(frames)
-    frames[:, missing] = mean[~missing].mean() if not missing.all() else 0
-    small = _averaged_pixels(frames, parameters.pixels_averaged)
-    small -= np.median(small[:: max(1, len(small) // 500)], axis=0)
+    frames, side = read.frames, parameters.pixels_averaged
+    missing = ~np.isfinite(read.mean)
+    lacking = ~np.isfinite(frames).all(axis=0)
+    frames[:, lacking] = 0 if missing.all() else read.mean[~missing].mean()
+    noise = np.sqrt(averaged_pixels(np.where(missing, 0, read.noise)[None] ** 2, side)[0])
+    noise = (noise / (side * np.sqrt(averaged))).astype(np.float32)
+    frames -= np.median(frames[:: max(1, len(frames) // 500)], axis=0)
     low_rank = parameters.background in ("low_rank", "patches")
-    kept = small.copy() if low_rank else None
-    footprints, traces, census = _components(small, parameters, seeds)
-    images, activity = _background(kept, footprints, traces, parameters.n_background)
-    enlarged, backgrounds = (
-        _enlarged(each, parameters.pixels_averaged, missing) for each in (footprints, images)
+    kept = frames.copy() if low_rank else None
+    small_core = tuple(
+        slice(part.indices(n)[0] // side, -(-part.indices(n)[1] // side))
+        for part, n in zip(core, missing.shape, strict=True)
     )
-    mean[missing] = noise[missing] = np.nan
+    footprints, traces, census = _components(frames, noise, small_core, parameters, seeds)
+    images, activity = _background(kept, footprints, traces, parameters.n_background)
+    enlarged, backgrounds = (_enlarged(each, side, missing) for each in (footprints, images))
+    census = replace(census, short_patches=int(len(frames) < 3), missing_patches=int(missing.all()))
     none = np.zeros(0, np.intp)
-    return Found(enlarged, traces, mean, noise, backgrounds, activity, census, none)
+    return Found(enlarged, traces, read.mean, read.noise, backgrounds, activity, census, none)
 
 
 def _components(
-    frames: Floats, parameters: SourceExtractionParameters, seeds: NDArray[np.bool_] | None
+    frames: Floats,
+    noise: Floats,
+    core: tuple[slice, ...],
+    parameters: SourceExtractionParameters,
+    seeds: NDArray[np.bool_] | None,
 ) -> tuple[Floats, Floats, Census]:
     """Find footprints and traces in frames of zero median, in the way that was asked for."""
-    averaged = parameters.pixels_averaged
-    radius = parameters.cell_radius / averaged
+    side = parameters.pixels_averaged
+    radius = parameters.cell_radius / side
     least = max(4, int(LEAST_AREA * np.pi * radius**2))
     sharp = high_pass(frames, radius)
-    shared = (least, parameters.threshold)
-    n_cells, connected = parameters.n_cells, parameters.connected
     if seeds is not None:
-        regions = _averaged_pixels(seeds.astype(np.float32), averaged) >= 0.5
-        found = seeded(sharp, regions, radius, parameters.threshold)
-    elif parameters.initialization == "sparse_nmf":
-        found = sparse_nmf(sharp, n_cells, parameters.sparsity, *shared, connected=connected)
-    elif parameters.initialization == "graph_nmf":
-        found = graph_nmf(sharp, n_cells, SMOOTHNESS, *shared, connected=connected)
-    elif parameters.initialization == "pca_ica":
-        found = pca_ica(sharp, n_cells, TEMPORAL_WEIGHT, *shared, connected=connected)
-    else:
-        result = greedy(sharp, radius, parameters.threshold, least, n_cells)
+        regions = averaged_pixels(seeds.astype(np.float32), side) >= 0.5
+        return *seeded(sharp, regions, radius, parameters.threshold), Census()
+    if parameters.initialization == "greedy":
+        threshold, n_cells = parameters.threshold, parameters.n_cells
+        result = greedy(sharp, radius, threshold, least, n_cells, (core[0], core[1]), noise)
         census = Census(few_pixels=result.few_pixels, strongest=result.strongest)
         return result.footprints, result.traces, census
-    return *found, Census()
+    footprints, traces = _factorized(sharp, core, least, parameters.threshold, parameters)
+    if len(footprints):
+        return footprints, traces, Census()
+    weak = _factorized(sharp, core, least, 0.0, parameters)[1]
+    return footprints, traces, Census(strongest=max(activity_scores(weak), default=-np.inf))
+
+
+def _factorized(
+    sharp: Floats,
+    core: tuple[slice, ...],
+    least: int,
+    threshold: float,
+    parameters: SourceExtractionParameters,
+) -> tuple[Floats, Floats]:
+    """Find components by factorization, as many as asked for in proportion to the core's area."""
+    area = max(np.zeros(sharp.shape[1:])[core].size, 1)
+    count = -(-parameters.n_cells * sharp[0].size // area)
+    shared, connected = (least, threshold), parameters.connected
+    if parameters.initialization == "sparse_nmf":
+        return sparse_nmf(sharp, count, parameters.sparsity, *shared, connected=connected)
+    if parameters.initialization == "graph_nmf":
+        return graph_nmf(sharp, count, SMOOTHNESS, *shared, connected=connected)
+    return pca_ica(sharp, count, TEMPORAL_WEIGHT, *shared, connected=connected)
 
 
 def _background(
@@ -182,23 +222,10 @@ def _background(
     """Return the low-rank background of frames, the cells taken out; nothing without frames."""
     if frames is None:
         return np.zeros((0, *footprints.shape[1:]), np.float32), np.zeros((0, 0), np.float32)
-    flat = footprints.reshape(len(footprints), -1)
+    flat = footprints.reshape(len(footprints), frames[0].size)
     frames -= (traces.T @ flat).reshape(frames.shape)
     frames -= frames.mean(axis=0)
     return low_rank_background(frames, n)
-
-
-def _averaged_pixels(frames: Floats, size: int) -> Floats:
-    """Average squares of pixels; those cut off at the border are averaged over what they have."""
-    if size == 1:
-        return frames
-    rows, columns = (np.arange(0, n, size) for n in frames.shape[1:])
-    sums = np.add.reduceat(np.add.reduceat(frames, rows, axis=1), columns, axis=2)
-    heights, widths = (
-        np.diff(np.append(starts, n))
-        for starts, n in zip((rows, columns), frames.shape[1:], strict=True)
-    )
-    return np.asarray(sums / (heights[:, None] * widths), np.float32)
 
 
 def _enlarged(images: Floats, size: int, missing: NDArray[np.bool_]) -> Floats:
@@ -227,7 +254,6 @@ def _united(
     found: Sequence[Found],
     patches: Sequence[Patch],
     field: tuple[int, int],
-    averaged: int,
     parameters: SourceExtractionParameters,
     seeds: sp.csc_array | None,
 ) -> Model:
@@ -235,7 +261,7 @@ def _united(
     mean, noise = np.zeros(field, np.float32), np.zeros(field, np.float32)
     for part, patch in zip(found, patches, strict=True):
         mean[patch.core] = part.mean[patch.core_in_halo]
-        noise[patch.core] = part.noise[patch.core_in_halo] * np.sqrt(averaged)
+        noise[patch.core] = part.noise[patch.core_in_halo]
     missing = np.isnan(mean)
     mean[missing], noise[missing] = mean[~missing].mean() if not missing.all() else 0, 0
     present = _present(missing)
@@ -270,10 +296,10 @@ def _joined_cells(
     places: list[tuple[Floats, tuple[slice, slice]]] = []
     traces: list[Floats] = []
     for part, patch in zip(found, patches, strict=True):
-        for footprint, trace in zip(part.footprints, part.traces, strict=True):
-            if _is_centred(footprint, patch):
-                places.append((footprint, patch.halo))
-                traces.append(trace)
+        centred = [i for i, image in enumerate(part.footprints) if _is_centred(image, patch)]
+        for i in centred[: parameters.n_cells or None]:
+            places.append((part.footprints[i], patch.halo))
+            traces.append(part.traces[i])
     footprints = placed(places, field)
     if places and parameters.merge:
         stacked = np.stack(traces)
@@ -291,14 +317,33 @@ def _refined_seeds(
     """Return seeds as footprints: as the patch of their centre found them, if it holds them."""
     ones = np.ones(seeds.nnz, np.float32)
     given = sp.csc_array((ones, seeds.indices, seeds.indptr), shape=seeds.shape)
-    columns = [given[:, [i]] for i in range(given.shape[1])]
-    areas = np.diff(given.indptr)
+    boxes = [cropped(given, field, i, 0) for i in range(given.shape[1])]
+    columns = [(image, box) for box, image in boxes]
     for part, patch in zip(found, patches, strict=True):
         for number, footprint in zip(part.seeds, part.footprints, strict=True):
-            image = given[:, [number]].toarray().reshape(field)[patch.halo]
-            if image.sum() == areas[number] and _is_centred(image, patch) and footprint.any():
-                columns[number] = placed([(footprint, patch.halo)], field)
-    return sp.csc_array(sp.hstack(columns, format="csc"))
+            box, image = boxes[number]
+            if footprint.any() and _holds(patch, box) and _has_centre(patch, box, image):
+                columns[number] = (footprint, patch.halo)
+    return placed(columns, field)
+
+
+def _holds(patch: Patch, box: tuple[slice, slice]) -> bool:
+    """Whether a box of the field lies in a patch with its halo."""
+    return all(
+        halo.start <= part.start and part.stop <= halo.stop
+        for halo, part in zip(patch.halo, box, strict=True)
+    )
+
+
+def _has_centre(patch: Patch, box: tuple[slice, slice], image: Floats) -> bool:
+    """Whether the centre of an image in a box of the field lies in the core of a patch."""
+    centres = (
+        part.start + np.mean(places) for part, places in zip(box, np.nonzero(image), strict=True)
+    )
+    return all(
+        core.start <= np.floor(centre + 0.5) < core.stop
+        for core, centre in zip(patch.core, centres, strict=True)
+    )
 
 
 def _is_centred(footprint: Floats, patch: Patch) -> bool:
@@ -309,7 +354,10 @@ def _is_centred(footprint: Floats, patch: Patch) -> bool:
     y = float(footprint.sum(axis=1, dtype=np.float64) @ np.arange(footprint.shape[0])) / total
     x = float(footprint.sum(axis=0, dtype=np.float64) @ np.arange(footprint.shape[1])) / total
     rows, columns = patch.core_in_halo
-    return bool(rows.start <= round(y) < rows.stop and columns.start <= round(x) < columns.stop)
+    return bool(  # a half is rounded up: each centre is in one patch
+        rows.start <= np.floor(y + 0.5) < rows.stop
+        and columns.start <= np.floor(x + 0.5) < columns.stop
+    )
 
 
 def _joined_background(

@@ -9,7 +9,12 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy import linalg
 
-from napari_calcium.deconvolution.decay import fitted_decay, fitted_rise, noise_left
+from napari_calcium.deconvolution.decay import (
+    SLOWEST_RISE,
+    fitted_decay,
+    fitted_rise,
+    noise_left,
+)
 from napari_calcium.deconvolution.oasis import deconvolve_cells
 from napari_calcium.deconvolution.second_order import (
     coefficients_from_times,
@@ -55,7 +60,8 @@ def demixed_traces(footprints: sp.csc_array, products: NDArray[np.float32]) -> N
     """
     if footprints.shape[1] == 0:
         return np.zeros(products.shape, np.float32)
-    gram = (footprints.T @ footprints).toarray().astype(np.float64)
+    doubles = footprints.astype(np.float64)
+    gram = (doubles.T @ doubles).toarray()
     energy = np.sqrt(np.diagonal(gram))
     scale = np.where(energy > 0, 1 / np.maximum(energy, 1e-30), 0)
     unit = gram * scale[:, None] * scale + RIDGE * np.eye(len(gram))
@@ -143,21 +149,31 @@ def _deconvolved(
     """Denoise traces by a model whose time constants, in frames, are known."""
     constants = np.full((len(traces), 2), np.nan, np.float32)
     constants[:, 0] = decay
+    rises = np.minimum(rise, SLOWEST_RISE * decay)
     if not rise:
         found = deconvolve_cells(traces, np.exp(-1 / decay), noise, penalized=penalized)
         return Denoised(found.calcium, found.activity, found.baseline, noise, constants)
-    constants[:, 1] = rise
+    constants[:, 1] = rises
     calcium, activity = np.empty_like(traces), np.empty_like(traces)
     baseline = np.empty(len(traces), np.float32)
     for cell, trace in enumerate(traces):
-        g1, g2 = coefficients_from_times(decay[cell], min(rise, 0.9 * decay[cell]), 1.0)
+        g1, g2 = coefficients_from_times(decay[cell], rises[cell], 1.0)
         each = deconvolve_second_order(trace, (g1, g2), float(noise[cell]), penalized=penalized)
         calcium[cell] = each.calcium + np.float32(each.baseline)
         activity[cell], baseline[cell] = each.activity, each.baseline
     return Denoised(calcium, activity, baseline, noise, constants)
 
 
+def _typical_noise(traces: Floats) -> Floats:
+    """Return the noise by the typical second difference, which few fast transients do not raise."""
+    if traces.shape[1] < 3:
+        return np.zeros(len(traces), np.float32)
+    changes = np.abs(np.diff(traces, n=2, axis=1))
+    return np.asarray(np.median(changes, axis=1) / (NORMAL_QUARTER * np.sqrt(6)), np.float32)
+
+
 def _as_they_are(traces: Floats, noise: Floats) -> Denoised:
+    noise = np.minimum(noise, _typical_noise(traces))
     quarter = np.quantile(traces, 0.25, axis=1) if traces.shape[1] else np.zeros(len(traces))
     baseline = (quarter + NORMAL_QUARTER * noise).astype(np.float32)
     activity = np.maximum(traces - baseline[:, None], 0)

@@ -116,6 +116,23 @@ class Recipe:
             tables.setdefault(stage, {})[name] = value
         return type(self)(tables)
 
+    def with_whole_paths(self) -> Self:
+        """Return the recipe with files named from the root: it may be used from another folder.
+
+        Examples
+        --------
+        >>> given = Recipe({"motion_correction": {"template_file": "mean.tif"}})
+        >>> whole = given.with_whole_paths().tables["motion_correction"]["template_file"]
+        >>> Path(whole).is_absolute(), Path(whole).name
+        (True, 'mean.tif')
+        """
+        tables = {stage: dict(table) for stage, table in self.tables.items()}
+        for table in tables.values():
+            for name, value in table.items():
+                if name.endswith("_file") and value:
+                    table[name] = str(Path(str(value)).expanduser().absolute())
+        return type(self)(tables)
+
     def with_values(self, stage: str, values: Mapping[str, Any]) -> Self:
         """Return the recipe with some parameters of a stage set."""
         table = {**self.tables.get(stage, {}), **values}

@@ -31,6 +31,7 @@ from dask.system import CPU_COUNT
 from threadpoolctl import threadpool_limits
 
 from napari_calcium.errors import InputError
+from napari_calcium.extraction.parameters import SourceExtractionParameters
 from napari_calcium.io.importing import ImportParameters
 from napari_calcium.io.recording import Recording, open_recording
 from napari_calcium.io.session import (
@@ -49,6 +50,7 @@ from napari_calcium.pipeline.stages import (
     Inputs,
     Results,
     Stage,
+    read_seeds,
     stage_named,
     stages_until,
 )
@@ -138,6 +140,7 @@ def run(
     stages = stages_until(until) if until else STAGES
     path = Path(session)
     recipe = recipe or (Recipe.of_session(Session(path)) if Session.is_session(path) else Recipe())
+    recipe = recipe.with_whole_paths()
     for stage in stages:
         recipe.parameters(stage.name)  # a wrong value is refused before anything is opened
     with _disk_errors(path):
@@ -147,6 +150,7 @@ def run(
             for stage in reversed(stages):  # a cell that does not fit is said before a shift
                 _check_movie(stage, recipe.parameters(stage.name), shape)
                 _check_files(stage, opened, recipe.parameters(stage.name))
+            _check_seeds(stages, opened, recipe, shape)
             inputs = Inputs(opened, recording)
             _check_import(inputs, recipe)
             _remember(opened, {stage.name: recipe.parameters(stage.name) for stage in stages})
@@ -205,9 +209,28 @@ def _check_files(stage: Stage, session: Session, parameters: Parameters) -> None
     missing = [path for path in parameters.files() if not Path(path).expanduser().exists()]
     if missing and not _was_made(stage, session, parameters):
         raise InputError(
-            f"{stage.name} is to read {missing[0]!r} but there is no such file; "
-            "check the path, or leave it empty"
+            f"{stage.name} is to read {missing[0]!r} but there is no such file; check the path"
         )
+    for path in parameters.files():
+        if Path(path).expanduser().resolve() == session.path.resolve():
+            raise InputError(
+                f"{stage.name} is to read {path!r}, the session that it writes; name another one, "
+                "such as a copy"
+            )
+
+
+def _check_seeds(
+    stages: Sequence[Stage], session: Session, recipe: Recipe, shape: tuple[int, ...]
+) -> None:
+    """Refuse seeds that cannot be used before any stage has run."""
+    stage = stage_named("source_extraction")
+    motion = recipe.parameters("motion_correction").to_mapping()
+    if stage not in stages or motion["borders"] == "crop":  # how large, is not known yet
+        return
+    parameters = recipe.parameters(stage.name)
+    assert isinstance(parameters, SourceExtractionParameters)
+    if parameters.files() and not _was_made(stage, session, parameters):
+        read_seeds(parameters, (shape[-2], shape[-1]))
 
 
 def _was_made(stage: Stage, session: Session, parameters: Parameters) -> bool:
