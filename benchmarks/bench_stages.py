@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-FIELDS = {"170 x 170, 70 cells": (170, 170, 70), "384 x 512, 250 cells": (384, 512, 250)}
+FIELDS = {"170 x 170, 70 cells": (170, 170, 70), "512 x 512, 342 cells": (512, 512, 342)}
 
 
 def main() -> None:

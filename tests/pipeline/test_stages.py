@@ -425,7 +425,7 @@ class TestTemplateFile:
             run(tmp_path / "s.zarr", [tiff], recipe=recipe)
         assert str(said.value) == (
             f"motion_correction is to read {missing['template_file']!r} but there is no such file; "
-            "check the path, or leave it empty"
+            "check the path"
         )
         assert not (tmp_path / "s.zarr").exists()
 

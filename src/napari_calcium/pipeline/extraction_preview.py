@@ -207,7 +207,7 @@ def read_extraction_preview(folder: str | Path) -> ExtractionPreview:
     ...     preview_extraction(movie, parameters, (20, 90), folder)
     ...     found = read_extraction_preview(folder)
     >>> found.n_cells, found.offset, found.core[1], found.summary
-    (1, (0, 34), slice(50, 101, None), '1 cell of 1 candidate.')
+    (1, (0, 34), slice(50, 101, None), '1 cell of 2 candidates: 1 merged.')
     """
     with np.load(Path(folder) / COMPONENTS) as arrays:
         found = dict(arrays)

@@ -146,7 +146,7 @@ class Recipe:
             table = tomlkit.table()
             given = self.tables.get(stage.name, {})
             for parameter in stage.parameters.describe():
-                for line in textwrap.wrap(parameter.description, 96):
+                for line in textwrap.wrap(parameter.description, 96, break_on_hyphens=False):
                     table.add(tomlkit.comment(line))
                 value = given.get(parameter.name, parameter.default)
                 if parameter.required and parameter.name not in given:
