@@ -205,3 +205,9 @@ def test_parts_stay_where_footprints_need_not_be_connected() -> None:
     np.testing.assert_array_equal(kept, line)
     (kept,) = images(trimmed_footprints(matrix(line), SHAPE, 0.6, connected=False))
     assert not kept[:, 48].any()
+
+
+def test_an_edge_at_the_maximum_keeps_the_brightest() -> None:
+    found = images(trimmed_footprints(matrix(disc(18, 30, 5), np.zeros(SHAPE)), SHAPE, 1.0))
+    assert found[0][18, 30] == 1
+    assert not found[1].any()

@@ -272,3 +272,11 @@ def test_pixel_major_is_the_transpose(shape: tuple[int, int, int], dtype: str) -
     half = frames[::2, :, : shape[2] // 2]
     pixels = shape[1] * (shape[2] // 2)
     np.testing.assert_array_equal(pixel_major(half), half.reshape(len(half), pixels).T)
+
+
+def test_what_a_box_reads_is_the_tasks_own(frames: NDArray[np.uint16]) -> None:
+    """Also where it is the whole of a movie in memory: a second read sees what was there."""
+    movie = Movie(da.from_array(frames, chunks=frames.shape), 30.0)
+    box = movie.box(slice(0, len(frames)))
+    box.read()[:] = 0
+    np.testing.assert_array_equal(box.read(), frames)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from napari_calcium.errors import InputError
 from napari_calcium.extraction.cnmf import SourceExtractionParameters, extract_sources, fit_model
 from napari_calcium.extraction.model import Model
-from napari_calcium.extraction.refinement import components_of
+from napari_calcium.extraction.refinement import _weights, components_of
 from napari_calcium.movie import Movie
 
 FIELD = (61, 83)
@@ -477,3 +477,13 @@ def test_averaging_follows_the_radius_the_rate_and_the_length() -> None:
     assert replace(DEFAULT, decimate_time=1.0).frames_averaged(3000, 30.0, 104**2) == 30
     assert DEFAULT.frames_averaged(10**6, 30.0, 104**2) == 250  # never more than 4000 bins
     assert DEFAULT.frames_averaged(10**5, 30.0, 2048**2) * 2**26 / 2048**2 >= 10**5
+
+
+def test_silent_traces_weigh_nothing() -> None:
+    """A penalised trace of noise is constant: what its mean leaves of it is only rounding."""
+    frames, _ = recording(PLACES[:1])
+    drawn = seeds_at([PLACES[0], (50, 60)])
+    model, _ = fitted(frames, drawn, initialization="seeds", seeds_file="x", penalized=True)
+    weights = _weights(model)
+    assert weights[0].any()
+    assert not weights[1].any() or np.ptp(weights[1]) > 1

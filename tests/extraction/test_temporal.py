@@ -126,3 +126,13 @@ def test_a_missing_frame_makes_only_its_own_trace_unknown(order: int) -> None:
     assert np.isnan(found.calcium[2]).all()
     for i in (0, 1, 3, 4, 5):
         assert np.corrcoef(found.calcium[i], calcium[i])[0, 1] > 0.98
+
+
+def test_the_noise_of_traces_that_are_left_alone_is_not_their_transients() -> None:
+    """Transients of 20 times the noise that fall by a sixth from frame to frame."""
+    rng = np.random.default_rng(8)
+    spikes = rng.random((4, 3000)) < 0.02
+    calcium = 20 * np.stack([np.convolve(s, 0.84 ** np.arange(60))[:3000] for s in spikes])
+    found = denoise(calcium + rng.normal(size=calcium.shape), order=0)
+    np.testing.assert_allclose(found.noise, 1, atol=0.6)
+    np.testing.assert_allclose(found.baseline, 0, atol=0.8)
