@@ -487,3 +487,36 @@ def test_silent_traces_weigh_nothing() -> None:
     weights = _weights(model)
     assert weights[0].any()
     assert not weights[1].any() or np.ptp(weights[1]) > 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"initialization": "sparse_nmf"},
+        {"initialization": "graph_nmf"},
+        {"initialization": "pca_ica"},
+        {"initialization": "seeds", "seeds_file": "x"},
+        {"background": "low_rank", "n_background": 2},
+        {"background": "patches"},
+        {"decimate_space": 2, "ar_order": 2},
+    ],
+    ids=lambda values: next(iter(values.values())),
+)
+def test_no_way_depends_on_chunks_or_workers(values: dict[str, Any]) -> None:
+    """Bit for bit: the work is cut by the parameters alone."""
+    frames, _ = recording()
+    drawn = seeds_at(PLACES) if "seeds_file" in values else None
+    parameters, found = replace(DEFAULT, **values), []
+    for workers, chunks in ((1, (500, *FIELD)), (2, (77, 30, 41))):
+        movie = Movie(da.from_array(frames, chunks=chunks), 10.0)
+        lazy = extract_sources(movie, parameters, drawn)
+        found.append(lazy.compute(scheduler="threads", num_workers=workers))
+    first, second = found
+    for name in ("traces", "residuals", "deconvolved", "baseline", "noise", "time_constants"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    np.testing.assert_array_equal(first.background.traces, second.background.traces)
+    for one, other in (
+        (first.footprints, second.footprints),
+        (first.background.footprints, second.background.footprints),
+    ):
+        np.testing.assert_array_equal(one.toarray(), other.toarray())

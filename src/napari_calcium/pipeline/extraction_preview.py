@@ -147,8 +147,9 @@ def preview_extraction(
     """Find the cells of one patch into a folder: see `read_extraction_preview`.
 
     They are found as a run would find them in this patch, but for what a run takes from the whole
-    field: a low-rank background is the patch's own here, and cells that reach beyond the halo are
-    cut off. Fewer frames hold less activity, so that near the `threshold` fewer cells are found.
+    field: a low-rank background is the patch's own here, cells that reach beyond the halo are cut
+    off, and `n_cells` counts those in the halo too. Fewer frames hold less activity, so that near
+    the `threshold` fewer cells are found.
 
     Parameters
     ----------
