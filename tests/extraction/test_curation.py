@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_calcium.components import Background, Components
+from napari_calcium.deconvolution.foopsi import DeconvolutionParameters, deconvolve_traces
 from napari_calcium.errors import InputError
 from napari_calcium.extraction import local_fit
 from napari_calcium.extraction.background import neuropil_footprints
@@ -26,7 +27,7 @@ from napari_calcium.extraction.curation import (
     selected,
     split_cell,
 )
-from napari_calcium.extraction.temporal import demixed_traces, denoise
+from napari_calcium.extraction.temporal import demixed_traces
 from napari_calcium.movie import Movie
 from napari_calcium.simulation import SimulationParameters, simulate
 from napari_calcium.truth import Truth
@@ -70,7 +71,7 @@ def solution(frames: Frames, footprints: NDArray[Any]) -> Components:
     neuropil = neuropil_footprints(smooth / smooth.mean(), 40)
     both = sp.csc_array(sp.hstack([cells, neuropil], format="csc"))
     raw = demixed_traces(both, both.T @ (pixels - mean[:, None]))
-    found = denoise(raw[:n])
+    found = deconvolve_traces(raw[:n], RATE)
     resting = found.baseline[:, None]
     static = mean - cells @ (raw[:n] - resting).mean(axis=1) - neuropil @ raw[n:].mean(axis=1)
     images = sp.hstack([sp.csc_array(static.reshape(-1, 1)), neuropil], format="csc")
@@ -85,7 +86,7 @@ def solution(frames: Frames, footprints: NDArray[Any]) -> Components:
         cell_id=10 + np.arange(n),
         baseline=cells.T @ static,
         noise=found.noise,
-        time_constants=found.time_constants / RATE,
+        time_constants=found.time_constants,
     )
 
 
@@ -189,7 +190,7 @@ def test_traces_are_least_squares_with_all_else_as_it_is(first: Case) -> None:
     assert {first.one, first.other} <= set(near)
     others = left_of(first.frames, selected(wrong, np.delete(np.arange(8), near)))
     expected = np.linalg.lstsq(first.footprints[:, near], others)[0].astype(np.float32)
-    expected -= denoise(expected).baseline[:, None]
+    expected -= deconvolve_traces(expected, RATE).baseline[:, None]
     np.testing.assert_allclose(raw(found)[near], expected, atol=1e-3 * first.best.noise.min())
 
 
@@ -568,7 +569,7 @@ def test_no_cell_is_left(first: Case) -> None:
 
 
 def test_the_denoising_asked_for_is_used(first: Case) -> None:
-    as_it_is = partial(denoise, order=0)
+    as_it_is = partial(deconvolve_traces, parameters=DeconvolutionParameters(ar_order=0))
     found = done(redemix(first.movie, first.best, [10 + first.one], denoise=as_it_is))
     np.testing.assert_array_equal(found.residuals[first.one], 0)
     assert np.isnan(found.time_constants[first.one]).all()

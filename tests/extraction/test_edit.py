@@ -9,8 +9,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from napari_calcium.components import Background, Components
+from napari_calcium.deconvolution.foopsi import DeconvolvedTraces
 from napari_calcium.extraction.edit import Edit, finished, selected
-from napari_calcium.extraction.temporal import Denoised
 
 FIELD = (37, 53)
 OF_CELLS = ("traces", "residuals", "deconvolved", "baseline", "noise", "time_constants")
@@ -41,10 +41,11 @@ def components(request: pytest.FixtureRequest) -> Components:
     )
 
 
-def as_it_is(raw: NDArray[np.float32]) -> Denoised:
+def as_it_is(raw: NDArray[np.float32], frame_rate: float) -> DeconvolvedTraces:
     """A denoising that finds half of a trace to be calcium and a baseline of 1, 2, 3 ..."""
     counts = np.arange(1, len(raw) + 1, dtype=np.float32)
-    return Denoised(raw / 2, np.abs(raw), counts, 2 * counts, np.stack([counts, counts], axis=1))
+    times = np.stack([counts, counts], axis=1) / frame_rate
+    return DeconvolvedTraces(raw / 2, np.abs(raw), counts, 2 * counts, times)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_the_image_at_rest_is_left_where_it_is_not_to_settle(components: Compone
 def test_where_none_is_affected_the_others_are_selected(components: Components) -> None:
     """And no denoising is asked for."""
 
-    def refuse(raw: Any) -> Denoised:
+    def refuse(*_: Any) -> DeconvolvedTraces:
         raise AssertionError("there is nothing to denoise")
 
     edit = Edit(components, components.footprints[:, :0], np.array([3]))

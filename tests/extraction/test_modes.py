@@ -61,7 +61,7 @@ def fitted(
     """Return the model and the components of frames at 10 Hz."""
     movie = Movie(da.from_array(frames, chunks=(128, *FIELD)), 10.0)
     model = fit_model(movie, replace(DEFAULT, **values), seeds).compute(scheduler="threads")
-    return model, components_of(model, 10.0)
+    return model, components_of(model)
 
 
 def cosines(found: Any, places: Sequence[tuple[float, float]], radius: float = 5) -> Any:
@@ -101,7 +101,7 @@ def assert_found(found: Any, places: Any, traces: Any, cosine: float, correlatio
         {"support": "ellipse"},
         {"support_radius": 4.0},
         {"footprint_edge": "energy", "edge_energy": 0.99},
-        {"penalized": True},
+        {"penalty": "l1"},
         {"ar_order": 2},
         {"merge": False},
         {"duplicate_overlap": 1.0},
@@ -178,7 +178,7 @@ def test_a_cell_that_never_pauses_is_found(period: int) -> None:
     frames += (60 * trace[:, None, None] * soma(30, 40)).astype(np.float32)
     movie = Movie(da.from_array(frames, chunks=(128, *FIELD)), 30.0)
     model = fit_model(movie, DEFAULT).compute(scheduler="threads")
-    found = components_of(model, 30.0)
+    found = components_of(model)
     assert found.n_cells == 1
     assert cosines(found, ((30, 40),))[0, 0] > 0.97
     assert np.corrcoef(found.traces[0], trace)[0, 1] > 0.97
@@ -483,7 +483,7 @@ def test_silent_traces_weigh_nothing() -> None:
     """A penalised trace of noise is constant: what its mean leaves of it is only rounding."""
     frames, _ = recording(PLACES[:1])
     drawn = seeds_at([PLACES[0], (50, 60)])
-    model, _ = fitted(frames, drawn, initialization="seeds", seeds_file="x", penalized=True)
+    model, _ = fitted(frames, drawn, initialization="seeds", seeds_file="x", penalty="l1")
     weights = _weights(model)
     assert weights[0].any()
     assert not weights[1].any() or np.ptp(weights[1]) > 1

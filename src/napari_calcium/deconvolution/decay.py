@@ -13,12 +13,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from napari_calcium.deconvolution.autoregression import MAX_DECAY, decay_coefficient, noise_level
-from napari_calcium.deconvolution.oasis import deconvolve, pool_violators
-from napari_calcium.deconvolution.second_order import (
+from napari_calcium.deconvolution.autoregression import (
+    MAX_DECAY,
     coefficients_from_times,
-    deconvolve_second_order,
+    decay_coefficient,
+    noise_level,
 )
+from napari_calcium.deconvolution.constrained import deconvolve
+from napari_calcium.deconvolution.oasis import pool_violators
 
 __all__ = ["SLOWEST_RISE", "fitted_decay", "fitted_rise", "noise_left"]
 
@@ -71,7 +73,7 @@ def fitted_decay(
     Parameters
     ----------
     traces : ndarray (cell, time)
-        Fluorescence in any unit; any offset. Only finite traces are used.
+        Fluorescence in any unit; any offset; NaN where it is not known.
     noise : ndarray (cell,), optional
         Standard deviation of the noise, in the traces' unit; by default from `noise_level`.
     shared : bool
@@ -106,13 +108,14 @@ def fitted_decay(
     array([0.95, 0.95, 0.95, 0.95, 0.95], dtype=float32)
     """
     traces = np.asarray(traces, np.float32)
+    traces = np.where(np.isfinite(traces), traces, np.float32(np.nan))
     noise = noise_level(traces) if noise is None else np.asarray(noise, np.float32)
     start = decay_coefficient(traces, noise)
     shows = _that_show(traces, noise)
     if len(shows) == 0:
         return start
     seen, sd = np.ascontiguousarray(traces[shows]), noise[shows].astype(np.float64)
-    telling = np.argsort(-seen.std(axis=1) / sd, kind="stable")[:TELLING]
+    telling = np.argsort(-np.nanstd(seen, axis=1) / sd, kind="stable")[:TELLING]
     usual = np.median(_fitted(seen[telling], sd[telling], SHORTEST, LONGEST))
     chosen = np.full(len(traces), usual)
     if not shared:
@@ -154,8 +157,8 @@ def noise_left(
     array([3.], dtype=float32)
     """
     residual = np.asarray(traces, np.float64) - denoised
-    free = np.maximum(traces.shape[1] - np.count_nonzero(activity, axis=1), 1)
-    left = np.maximum(np.sqrt(np.sum(residual**2, axis=1) / free), SMALLEST_NOISE * noise)
+    free = np.maximum(_known(residual) - np.count_nonzero(activity > 0, axis=1), 1)
+    left = np.maximum(np.sqrt(np.nansum(residual**2, axis=1) / free), SMALLEST_NOISE * noise)
     believed = np.array(noise, np.float32)
     shows = _that_show(traces, noise)  # a fit to mere noise takes some of it away
     believed[shows] = np.minimum(left, noise)[shows]
@@ -170,7 +173,7 @@ def fitted_rise(
     Parameters
     ----------
     traces : ndarray (cell, time)
-        Fluorescence in any unit; any offset. Only finite traces are used.
+        Fluorescence in any unit; any offset; NaN where it is not known.
     noise : ndarray (cell,)
         Standard deviation of the noise, in the traces' unit.
     constants : ndarray (cell,)
@@ -198,7 +201,8 @@ def fitted_rise(
     shows = _that_show(traces, noise)
     if len(shows) == 0:
         return 0.0, decay
-    telling = shows[np.argsort(-traces[shows].std(axis=1) / noise[shows], kind="stable")[:TELLING]]
+    brightness = np.nanstd(traces[shows], axis=1) / noise[shows]
+    telling = shows[np.argsort(-brightness, kind="stable")[:TELLING]]
     tried = [(rise, factor) for rise in RISES for factor in SHORTER if rise or factor == 1]
     risks = [
         sum(_risk(traces[i], float(noise[i]), factor * decay[i], rise) for i in telling)
@@ -211,21 +215,23 @@ def fitted_rise(
 def _risk(trace: NDArray[np.floating], noise: float, decay: float, rise: float) -> float:
     """Squared residual in units of the noise's variance plus twice the spikes, of one trace."""
     g = coefficients_from_times(decay, min(rise, SLOWEST_RISE * decay), 1.0)
-    found = deconvolve_second_order(trace, g, noise, penalized=False)
+    found = deconvolve(trace, g, noise, penalty="none")
     residual = np.asarray(trace - found.calcium - found.baseline, np.float64)
-    return float(residual @ residual) / noise**2 + 2.0 * np.count_nonzero(found.activity)
+    return float(np.nansum(residual**2)) / noise**2 + 2.0 * np.count_nonzero(found.activity > 0)
 
 
 def _that_show(traces: NDArray[np.floating], noise: NDArray[np.floating]) -> NDArray[np.intp]:
     """Return the traces that vary more than noise of their size does, by chance or by itself."""
-    n_frames = traces.shape[1]
-    if n_frames < 3:
-        return np.zeros(0, np.intp)
     excess = np.full(len(traces), -np.inf)
-    usable = np.flatnonzero(np.isfinite(traces).all(axis=1) & (noise > 0))
-    variance = traces[usable].var(axis=1, dtype=np.float64)
-    excess[usable] = variance / noise[usable].astype(np.float64) ** 2 - 1
-    return np.flatnonzero(excess > LEAST_EXCESS + 4 * np.sqrt(2 / n_frames))
+    n_known = np.maximum(_known(traces), 1)
+    for cell in np.flatnonzero((n_known >= 3) & (noise > 0)):
+        variance = np.var(traces[cell], dtype=np.float64, where=np.isfinite(traces[cell]))
+        excess[cell] = variance / float(noise[cell]) ** 2 - 1
+    return np.flatnonzero(excess > LEAST_EXCESS + 4 * np.sqrt(2 / n_known))
+
+
+def _known(traces: NDArray[np.floating]) -> NDArray[np.intp]:
+    return np.asarray(np.count_nonzero(np.isfinite(traces), axis=1))
 
 
 def _fitted(
@@ -245,7 +251,7 @@ def _fitted(
         risk = residual / variance[:, None] + 2 * spikes
         best = np.argmin(risk, axis=1)[:, None]
         left, taken = (np.take_along_axis(each, best, 1)[:, 0] for each in (residual, spikes))
-        variance = np.minimum(variance, left / np.maximum(traces.shape[1] - taken, 1))
+        variance = np.minimum(variance, left / np.maximum(_known(traces) - taken, 1))
         variance = np.maximum(variance, (SMALLEST_NOISE * noise) ** 2)
     return np.exp(_chosen(risk, places))
 
@@ -281,21 +287,20 @@ def _chosen(risk: Doubles, places: Doubles) -> Doubles:
 def _residuals(traces, baseline, tried):  # type: ignore[no-untyped-def]
     """Squared residual and number of spikes of unpenalised fits, each (cell, decay)."""
     n_frames = traces.shape[1]
-    value, power = np.empty(n_frames), np.empty(n_frames)
-    length = np.empty(n_frames, np.int64)
-    residual = np.empty((len(traces), len(tried)))
+    data, energy, power = np.empty(n_frames), np.empty(n_frames), np.empty(n_frames)
+    start = np.empty(n_frames, np.int64)
+    residual = np.zeros((len(traces), len(tried)))
     spikes = np.zeros((len(traces), len(tried)))
     for cell in range(len(traces)):
         trace = traces[cell]
         for i in range(len(tried)):
-            g, level = tried[i], baseline[cell, i]
-            total = 0.0
+            level = baseline[cell, i]
             for frame in range(n_frames):
-                total += (trace[frame] - level) ** 2
-            n = pool_violators(trace, g, 0.0, level, value, power, length)
+                if not np.isnan(trace[frame]):
+                    residual[cell, i] += (trace[frame] - level) ** 2
+            n = pool_violators(trace, tried[i], 0.0, level, data, energy, power, start)
             for k in range(n):
-                if value[k] > 0:
-                    total -= value[k] ** 2 * (1.0 - power[k] ** 2) / (1.0 - g * g)
+                if data[k] > 0:
+                    residual[cell, i] -= data[k] ** 2 / energy[k]
                     spikes[cell, i] += 1
-            residual[cell, i] = total
     return residual, spikes

@@ -1,96 +1,44 @@
 """Deconvolution by pooling adjacent violators (OASIS) for calcium that decays exponentially.
 
 The model of one trace is ``baseline + calcium + noise`` with
-``calcium[t] = decay * calcium[t - 1] + activity[t]`` and ``activity >= 0``.
+``calcium[t] = g * calcium[t - 1] + activity[t]`` and ``activity >= 0``.
+
+A pool is a run of frames without activity after its first. All that matters of it are four
+numbers, of which two pools that become one have the sum, the later one scaled: what its frames are
+worth (the trace times the powers of g), the sum of these powers squared, g to the power of its
+length, and where it starts. Pools are compared by products, so that no frame needs a division.
+Frames that are missing lengthen the pool they fall into and add nothing to it.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from napari_calcium.deconvolution.autoregression import decay_coefficient, noise_level
+__all__ = ["as_trace", "deconvolve_ar1", "known_part", "pool_violators"]
 
-__all__ = [
-    "Deconvolution",
-    "Deconvolved",
-    "deconvolve",
-    "deconvolve_ar1",
-    "deconvolve_cells",
-    "pool_violators",
-]
-
-Floats = NDArray[np.float32]
-
-TOLERANCE = 1e-3
-"""How near the residual's variance comes to the noise's, as a fraction of it."""
-
-MAX_STEPS = 50
-"""Steps after which a search ends; three or four are usual."""
-
-SMALLEST_NOISE = 1e-3
-"""Least noise the search aims at, as a fraction of the trace's standard deviation."""
-
-SMALLEST_SLOPE = 1e-9
-"""Least slope a Newton step divides by."""
+Trace = NDArray[np.floating]
 
 SMALLEST_POWER = 1e-150
-"""Powers of the decay below this are 0; its square is still a normal number."""
+"""Powers of g below this are 0; the square of what is above is still a normal number."""
 
 SMALLEST_CALCIUM = 1e-37
 """Calcium below this is 0; nearly the smallest normal float32."""
 
 
-class Deconvolution(NamedTuple):
-    """One trace taken apart; ``baseline + calcium`` is the denoised trace."""
-
-    calcium: Floats
-    activity: Floats
-    baseline: float
-    penalty: float
-
-
-@dataclass(frozen=True)
-class Deconvolved:
-    """Traces taken apart.
-
-    Parameters
-    ----------
-    calcium : ndarray (cell, time)
-        Denoised fluorescence with its baseline, in the traces' unit.
-    activity : ndarray (cell, time)
-        Non-negative increments of calcium per frame, in the traces' unit.
-    baseline : ndarray (cell,)
-        Fluorescence without calcium, in the traces' unit.
-    decay : ndarray (cell,)
-        What is left of calcium one frame later, 0 to 1.
-    noise : ndarray (cell,)
-        Standard deviation of the noise, in the traces' unit.
-    """
-
-    calcium: Floats
-    activity: Floats
-    baseline: Floats
-    decay: Floats
-    noise: Floats
-
-
 def deconvolve_ar1(
     trace: NDArray[np.floating], g: float, penalty: float = 0.0, baseline: float = 0.0
-) -> tuple[Floats, Floats]:
+) -> tuple[Trace, Trace]:
     """Return the calcium and the non-negative activity that fit a trace best.
 
     Minimises ``sum((trace - baseline - calcium)**2) / 2 + penalty * sum(activity)`` exactly, in
-    one pass over the frames.
+    one pass over the frames; the first sum is over the frames that are known.
 
     Parameters
     ----------
     trace : ndarray (time,)
-        Fluorescence in any unit.
+        Fluorescence in any unit, NaN (or infinite) where it is not known.
     g : float
         What is left of calcium one frame later, at least 0 and below 1.
     penalty : float
@@ -100,11 +48,12 @@ def deconvolve_ar1(
 
     Returns
     -------
-    calcium : ndarray (time,), float32
-        Denoised fluorescence above the baseline.
-    activity : ndarray (time,), float32
-        ``calcium[t] - g * calcium[t - 1]``; the first frame's is the calcium at the start. A trace
-        with a NaN or infinite frame gives NaN everywhere.
+    calcium : ndarray (time,)
+        Denoised fluorescence above the baseline, float64 if the trace is and float32 otherwise.
+    activity : ndarray (time,)
+        ``calcium[t] - g * calcium[t - 1]``; the first frame's is the calcium at the start. Both are
+        NaN in the frames that are not known, through which calcium decays: what happened there
+        shows in the first frame after them.
 
     Raises
     ------
@@ -120,267 +69,112 @@ def deconvolve_ar1(
     >>> import numpy as np
     >>> calcium, activity = deconvolve_ar1(np.array([0.0, 0.0, 4.0, 2.0, 1.0]), g=0.5)
     >>> activity
-    array([0., 0., 4., 0., 0.], dtype=float32)
+    array([0., 0., 4., 0., 0.])
+    >>> deconvolve_ar1(np.array([8.0, np.nan, 2.0, 6.0]), g=0.5)[1]
+    array([ 8., nan,  0.,  5.])
     """
-    trace = _checked(trace, g)
-    if not np.isfinite(trace).all():
-        return _missing(trace), _missing(trace)
-    calcium, activity = _reconstruct(trace, float(g), float(penalty), float(baseline))
+    trace = as_trace(trace)
+    if not 0 <= g < 1:
+        raise ValueError(f"g is {g}; it must be at least 0 and below 1")
+    calcium, activity = np.full_like(trace, np.nan), np.full_like(trace, np.nan)
+    _reconstruct(trace, float(g), float(penalty), float(baseline), calcium, activity)
     return calcium, activity
 
 
-def deconvolve(
-    trace: NDArray[np.floating],
-    g: float,
-    noise: float,
-    baseline: float | None = None,
-    penalized: bool = True,
-) -> Deconvolution:
-    """Return the least activity that explains a trace up to its noise.
-
-    Minimises ``sum(activity)`` such that the residual's standard deviation is `noise`, over the
-    activity and the baseline together. The penalty that does it is found by Newton steps on the
-    exact, piecewise quadratic variance of the residual, kept inside a bracket.
-
-    Parameters
-    ----------
-    trace : ndarray (time,)
-        Fluorescence in any unit; any offset.
-    g : float
-        What is left of calcium one frame later, at least 0 and below 1.
-    noise : float
-        Standard deviation of the noise, in the trace's unit.
-    baseline : float, optional
-        Fluorescence without calcium where it is known; estimated otherwise.
-    penalized : bool
-        If false, calcium and activity are fitted once more above the baseline found, with penalty
-        0: not shrunk, but with more small events.
-
-    Returns
-    -------
-    Deconvolution
-        ``calcium, activity = deconvolve_ar1(trace, g, penalty, baseline)``. A trace that varies
-        no more than its noise has no activity and its mean for a baseline. The residual comes
-        within 0.1 % of the noise. A trace with a NaN or infinite frame gives NaN everywhere.
-
-    Raises
-    ------
-    ValueError
-        If the trace has more than one axis or g is out of range.
-
-    References
-    ----------
-    .. [1] Friedrich, Zhou & Paninski, PLoS Comput. Biol. 2017, doi:10.1371/journal.pcbi.1005423
+def as_trace(trace: NDArray[np.floating]) -> Trace:
+    """Return a trace in float64, or float32 where it is of another type, without infinities.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> spikes = np.zeros(200)
-    >>> spikes[[50, 120]] = 10
-    >>> trace = 300 + np.convolve(spikes, 0.9 ** np.arange(100))[:200]
-    >>> trace += np.random.default_rng(0).normal(scale=0.5, size=200)
-    >>> calcium, activity, baseline, penalty = deconvolve(trace, g=0.9, noise=0.5)
-    >>> np.flatnonzero(activity > 5)
-    array([ 50, 120])
-    >>> round(baseline)
-    300
+    >>> as_trace(np.array([1, 2], np.uint16)).dtype, as_trace([1.0, np.inf])
+    (dtype('float32'), array([ 1., nan]))
     """
-    trace = _checked(trace, g)
-    if not (np.isfinite(trace).all() and np.isfinite(noise)):
-        return Deconvolution(_missing(trace), _missing(trace), np.nan, np.nan)
-    if trace.size == 0:
-        return Deconvolution(trace, trace.copy(), 0.0, 0.0)
-    known = np.nan if baseline is None else float(baseline)
-    penalty, level = _noise_constrained(trace, float(g), float(noise), known)
-    penalty = penalty if penalized else 0.0
-    calcium, activity = _reconstruct(trace, float(g), penalty, level)
-    return Deconvolution(calcium, activity, level, penalty)
+    trace = np.asarray(trace)
+    known: Trace = np.ascontiguousarray(
+        trace, np.float64 if trace.dtype == np.float64 else np.float32
+    )
+    if known.ndim != 1:
+        raise ValueError(f"the trace has {known.ndim} axes; it is (time,)")
+    infinite = np.isinf(known)
+    return np.where(infinite, np.nan, known).astype(known.dtype) if infinite.any() else known
 
 
-def deconvolve_cells(
-    traces: NDArray[np.floating],
-    decay: NDArray[np.floating] | None = None,
-    noise: NDArray[np.floating] | None = None,
-    penalized: bool = True,
-) -> Deconvolved:
-    """Deconvolve each trace, with its own noise, decay and baseline; see `deconvolve`.
-
-    Parameters
-    ----------
-    traces : ndarray (cell, time)
-        Fluorescence in any unit; any offset.
-    decay : ndarray (cell,), optional
-        What is left of calcium one frame later; by default from `decay_coefficient`.
-    noise : ndarray (cell,), optional
-        Standard deviation of the noise; by default from `noise_level`.
-    penalized : bool
-        Whether activity is shrunk by the penalty that the noise calls for.
-
-    Returns
-    -------
-    Deconvolved
-        A trace with a NaN or infinite frame gives NaN calcium, activity and baseline.
+def known_part(trace: Trace) -> slice:
+    """Return the frames from the first that is known to the last.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> deconvolve_cells(np.full((2, 40), 7.0)).calcium[:, 0]
-    array([7., 7.], dtype=float32)
+    >>> known_part(np.array([np.nan, 1.0, np.nan, 2.0, np.nan]))
+    slice(1, 4, None)
     """
-    traces = np.asarray(traces)
-    if traces.ndim != 2:
-        raise ValueError(f"traces have {traces.ndim} axes; they are (cell, time)")
-    noise = noise_level(traces) if noise is None else np.asarray(noise, np.float32)
-    decay = decay_coefficient(traces, noise) if decay is None else np.asarray(decay, np.float32)
-    calcium, activity = np.empty(traces.shape, np.float32), np.empty(traces.shape, np.float32)
-    baseline = np.empty(len(traces), np.float32)
-    for cell, trace in enumerate(traces):
-        found = deconvolve(trace, float(decay[cell]), float(noise[cell]), penalized=penalized)
-        calcium[cell] = found.calcium + np.float32(found.baseline)
-        activity[cell], baseline[cell] = found.activity, found.baseline
-    return Deconvolved(calcium, activity, baseline, decay, noise)
-
-
-def _checked(trace: NDArray[np.floating], g: float) -> Floats:
-    trace = np.ascontiguousarray(trace, dtype=np.float32)
-    if trace.ndim != 1:
-        raise ValueError(f"the trace has {trace.ndim} axes; it is (time,)")
-    if not 0 <= g < 1:
-        raise ValueError(f"g is {g}; it must be at least 0 and below 1")
-    return trace
-
-
-def _missing(trace: Floats) -> Floats:
-    return np.full_like(trace, np.nan)
+    known = np.flatnonzero(~np.isnan(trace))
+    return slice(int(known[0]), int(known[-1]) + 1) if known.size else slice(0, 0)
 
 
 @njit(nogil=True, cache=True)
-def pool_violators(trace, g, penalty, baseline, value, power, length):  # type: ignore[no-untyped-def]
+def pool_violators(trace, g, penalty, baseline, data, energy, power, start):  # type: ignore[no-untyped-def]
     """Pool adjacent violators of a trace above its baseline, less the price of calcium.
 
     Activity costs what the calcium after it costs: ``1 - g`` of the penalty per frame, and the
-    rest in the last one. Fills, for each pool, the calcium at its start (below 0 where it is to be
-    clipped), g to the power of its length, and the length; returns the number of pools.
+    rest in the last one. Fills, for each pool, what its frames are worth, the sum of the squared
+    powers of g, g to the power of its length, and its first frame; returns the number of pools.
+    Calcium at a pool's start is ``data / energy``, to be clipped where it is below 0.
     """
-    one, offset = 1.0 - g * g, baseline + penalty * (1.0 - g)
-    n = 0
+    offset = baseline + penalty * (1.0 - g)
+    last = -1  # the latest pool's numbers are kept here until there is a later one
+    worth = square = left = 0.0
     for frame in range(len(trace)):
-        value[n], power[n], length[n] = trace[frame] - offset, g, 1
-        if frame == len(trace) - 1:
-            value[n] -= penalty * g
-        while n > 0 and value[n] < power[n - 1] * value[n - 1]:
-            p, q = power[n - 1], power[n]
-            own, other = (1.0 - p * p) / one, p * (1.0 - q * q) / one
-            value[n - 1] = (own * value[n - 1] + other * value[n]) / (own + p * other)
-            power[n - 1] = p * q if p * q > SMALLEST_POWER else 0.0
-            length[n - 1] += length[n]
-            n -= 1
-        n += 1
-    return n
+        value = trace[frame] - offset
+        if value * square >= left * worth:
+            if last >= 0:
+                data[last], energy[last], power[last] = worth, square, left
+            last += 1
+            worth, square, left = value, 1.0, g
+            start[last] = frame
+            continue
+        if np.isnan(value):
+            worth -= penalty * left * (1.0 - g)
+        else:
+            worth += left * value
+            square += left * left
+        left = left * g if left > SMALLEST_POWER else 0.0
+        last, worth, square, left = _pooled(last, worth, square, left, data, energy, power)
+    if last >= 0:
+        worth -= penalty * left
+        last, worth, square, left = _pooled(last, worth, square, left, data, energy, power)
+        data[last], energy[last], power[last] = worth, square, left
+    return last + 1
 
 
 @njit(nogil=True, cache=True)
-def _reconstruct(trace, g, penalty, baseline):  # type: ignore[no-untyped-def]
-    """Calcium and activity of one finite trace."""
+def _pooled(last, worth, square, left, data, energy, power):  # type: ignore[no-untyped-def]
+    """Join the latest pool with those before it as long as it begins below where they end."""
+    while last > 0 and worth * energy[last - 1] < power[last - 1] * data[last - 1] * square:
+        last -= 1
+        before = power[last]
+        worth = data[last] + before * worth
+        square = energy[last] + before * before * square
+        left = before * left if before * left > SMALLEST_POWER else 0.0
+    return last, worth, square, left
+
+
+@njit(nogil=True, cache=True)
+def _reconstruct(trace, g, penalty, baseline, calcium, activity):  # type: ignore[no-untyped-def]
+    """Fill in calcium and activity where the trace is known."""
     n_frames = len(trace)
-    value, power = np.empty(n_frames), np.empty(n_frames)
-    length = np.empty(n_frames, np.int64)
-    n = pool_violators(trace, g, penalty, baseline, value, power, length)
-    calcium, activity = np.zeros(n_frames, np.float32), np.zeros(n_frames, np.float32)
-    start, before = 0, 0.0
+    data, energy, power = np.empty(n_frames), np.empty(n_frames), np.empty(n_frames)
+    start = np.empty(n_frames + 1, np.int64)
+    n = pool_violators(trace, g, penalty, baseline, data, energy, power, start)
+    start[n] = n_frames
+    before = 0.0
     for pool in range(n):
-        level = max(value[pool], 0.0)
-        activity[start] = max(level - before, 0.0)
+        level = max(data[pool] / energy[pool], 0.0)
+        first = start[pool]
+        jump = max(level - before, 0.0)
         before = level * power[pool]
-        for frame in range(start, start + length[pool]):
-            calcium[frame] = level
+        for frame in range(first, start[pool + 1]):
+            if not np.isnan(trace[frame]):
+                calcium[frame] = level
+                activity[frame] = 0.0
             level = level * g if level > SMALLEST_CALCIUM else 0.0
-        start += length[pool]
-    return calcium, activity
-
-
-@njit(nogil=True, cache=True)
-def _moments(trace, g, penalty, baseline, pools):  # type: ignore[no-untyped-def]
-    """Mean and mean square of the residual, and what changes them, all per frame.
-
-    As long as the pools stay the same, the mean's slope is ``of_baseline - 1`` over the baseline
-    and ``mixed`` over the penalty, and the mean square's ``2 * penalty`` times ``mixed`` (where
-    the mean is 0) and ``of_penalty``.
-    """
-    value, power, length = pools
-    n = pool_violators(trace, g, penalty, baseline, value, power, length)
-    total = square = of_baseline = mixed = of_penalty = 0.0
-    for frame in range(len(trace)):
-        above = trace[frame] - baseline
-        total += above
-        square += above * above
-    for pool in range(n):
-        if value[pool] > 0:
-            calcium = (1.0 - power[pool]) / (1.0 - g)  # sum over the pool, if it starts at 1
-            energy = (1.0 - power[pool] ** 2) / (1.0 - g * g)
-            price = 1.0 - power[pool] if pool < n - 1 else 1.0  # the activity it ends with is paid
-            total -= value[pool] * calcium
-            square -= value[pool] * (value[pool] * energy + 2.0 * penalty * price)
-            of_baseline += calcium * calcium / energy
-            mixed += calcium * price / energy
-            of_penalty += price * price / energy
-    share = 1.0 / len(trace)
-    return total * share, square * share, of_baseline * share, mixed * share, of_penalty * share
-
-
-@njit(nogil=True, cache=True)
-def _noise_constrained(trace, g, noise, known):  # type: ignore[no-untyped-def]
-    """Penalty and baseline at which the residual's variance is the noise's.
-
-    `known` is the baseline, NaN to estimate it. The variance grows with the penalty, with its
-    square as long as the pools stay the same: Newton steps, halving where they leave the bracket.
-    """
-    free = np.isnan(known)
-    baseline = np.mean(trace.astype(np.float64)) if free else known
-    spread = np.mean((trace - baseline) ** 2)
-    target = max(noise * noise, spread * SMALLEST_NOISE**2)
-    low, high = 0.0, max(float(np.max(trace)) - baseline, 0.0) / (1.0 - g)
-    if spread <= target:
-        return high, baseline
-    pools = (np.empty(len(trace)), np.empty(len(trace)), np.empty(len(trace), np.int64))
-    penalty = 0.0
-    if free:
-        penalty = -_moments(trace, g, 0.0, baseline, pools)[0] / (1.0 - g)
-        baseline -= penalty * (1.0 - g)
-    for _ in range(MAX_STEPS):
-        if free:
-            baseline = _balance(trace, g, penalty, baseline, np.sqrt(target), pools)
-        _, variance, of_baseline, mixed, of_penalty = _moments(trace, g, penalty, baseline, pools)
-        if abs(variance - target) <= TOLERANCE * target:
-            break
-        if variance > target:
-            high = penalty
-        else:
-            low = penalty
-        if high <= low:  # a known baseline leaves more than the noise, without any penalty
-            break
-        follow = mixed / max(1.0 - of_baseline, SMALLEST_SLOPE) if free else 0.0
-        growth = of_penalty + mixed * follow
-        squared = penalty * penalty + (target - variance) / growth if growth > 0 else -1.0
-        there = np.sqrt(squared) if squared > 0 else -1.0
-        there = there if low < there < high else 0.5 * (low + high)
-        baseline += follow * (there - penalty)
-        penalty = there
-    return penalty, baseline
-
-
-@njit(nogil=True, cache=True)
-def _balance(trace, g, penalty, baseline, noise, pools):  # type: ignore[no-untyped-def]
-    """Baseline above which the residual has mean 0, by Newton steps on its piecewise line."""
-    low, high = -np.inf, float(np.max(trace))
-    for _ in range(MAX_STEPS):
-        mean, _, of_baseline, _, _ = _moments(trace, g, penalty, baseline, pools)
-        if abs(mean) <= TOLERANCE * noise:
-            break
-        if mean > 0:
-            low = baseline
-        else:
-            high = baseline
-        there = baseline + mean / max(1.0 - of_baseline, SMALLEST_SLOPE)
-        baseline = there if low < there < high else 0.5 * (low + high)
-    return baseline
+        activity[first] = jump

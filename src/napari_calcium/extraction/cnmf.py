@@ -13,9 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from dask.delayed import Delayed, delayed
 
-from napari_calcium.components import Components
 from napari_calcium.errors import InputError
-from napari_calcium.extraction.model import Model
 from napari_calcium.extraction.parameters import SourceExtractionParameters
 from napari_calcium.extraction.refinement import components_of, refined, with_traces
 from napari_calcium.extraction.search import search
@@ -63,7 +61,7 @@ def extract_sources(
     >>> extract_sources(movie, SourceExtractionParameters()).compute().n_cells
     0
     """
-    return delayed(_components)(fit_model(movie, parameters, seeds), movie.frame_rate)
+    return delayed(components_of)(fit_model(movie, parameters, seeds))
 
 
 def fit_model(
@@ -83,10 +81,6 @@ def fit_model(
     for _ in range(parameters.refinements):
         model = refined(movie, model, parameters)
     return with_traces(movie, model, parameters)
-
-
-def _components(model: Model, frame_rate: float) -> Components:
-    return components_of(model, frame_rate)
 
 
 def _check_seeds(

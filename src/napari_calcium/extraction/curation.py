@@ -47,12 +47,12 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from napari_calcium.components import Components
+from napari_calcium.deconvolution.foopsi import deconvolve_traces
 from napari_calcium.errors import InputError
 from napari_calcium.extraction.edit import Denoise, Edit, finished, selected
 from napari_calcium.extraction.local_fit import affected_traces, with_fitted_footprints
 from napari_calcium.extraction.merging import merged
 from napari_calcium.extraction.reconstruction import check_same_movie
-from napari_calcium.extraction.temporal import denoise
 from napari_calcium.footprints import dilated_support, unit
 from napari_calcium.movie import Movie, check_one_plane
 
@@ -64,7 +64,7 @@ def redemix(
     components: Components | Delayed,
     cell_ids: Sequence[int],
     *,
-    denoise: Denoise = denoise,
+    denoise: Denoise = deconvolve_traces,
 ) -> Delayed:
     """Estimate the traces of some cells, and of all that overlap them, anew.
 
@@ -77,7 +77,8 @@ def redemix(
     cell_ids : sequence of int
         Identities of the cells.
     denoise : callable
-        Takes the noise out of raw traces (cell, time), as source extraction did.
+        Takes the noise out of raw traces (cell, time), given the frame rate, as source extraction
+        did.
 
     Returns
     -------
@@ -105,7 +106,7 @@ def delete_cells(
     components: Components | Delayed,
     cell_ids: Sequence[int],
     *,
-    denoise: Denoise = denoise,
+    denoise: Denoise = deconvolve_traces,
 ) -> Delayed:
     """Delete cells and give their light to those that overlap them.
 
@@ -135,7 +136,7 @@ def merge_cells(
     cell_ids: Sequence[int],
     *,
     next_id: int | None = None,
-    denoise: Denoise = denoise,
+    denoise: Denoise = deconvolve_traces,
 ) -> Delayed:
     """Replace cells by one: parts of a cell that were found as several.
 
@@ -169,7 +170,7 @@ def split_cell(
     parts: int | NDArray[Any] = 2,
     margin: int = 2,
     next_id: int | None = None,
-    denoise: Denoise = denoise,
+    denoise: Denoise = deconvolve_traces,
 ) -> Delayed:
     """Replace a cell by several: cells that were found as one.
 
@@ -221,7 +222,7 @@ def add_cell(
     *,
     margin: int = 3,
     next_id: int | None = None,
-    denoise: Denoise = denoise,
+    denoise: Denoise = deconvolve_traces,
 ) -> Delayed:
     """Add a cell that was not found (CaImAn: ``manually_refine_components``).
 

@@ -16,12 +16,12 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from napari_calcium.components import Background, Components
-from napari_calcium.extraction.temporal import Denoised
+from napari_calcium.deconvolution.foopsi import DeconvolvedTraces
 
 __all__ = ["Denoise", "Edit", "finished", "selected", "static_image"]
 
 Floats = NDArray[np.float32]
-Denoise = Callable[[Floats], Denoised]
+Denoise = Callable[[Floats, float], DeconvolvedTraces]
 
 OF_CELLS = ("traces", "residuals", "deconvolved", "baseline", "noise", "time_constants")
 """What `Components` has for each cell beside its footprint and its identity."""
@@ -151,7 +151,7 @@ def finished(
     raw : ndarray (touched + new, time)
         Traces of the affected cells.
     denoise : callable
-        Takes the noise out of them.
+        Takes the noise out of them, given the frame rate.
     frame_rate : float
         Hz.
     next_id : int, optional
@@ -161,7 +161,7 @@ def finished(
     """
     if not len(raw):
         return selected(edit.components, edit.kept)
-    denoised, footprints = denoise(raw), edit.affected
+    denoised, footprints = denoise(raw, frame_rate), edit.affected
     background = edit.components.background
     if settle:
         background = _settled(background, footprints @ denoised.baseline)
@@ -171,7 +171,7 @@ def finished(
         "deconvolved": denoised.activity,
         "baseline": footprints.T @ static_image(background),
         "noise": denoised.noise,
-        "time_constants": denoised.time_constants / frame_rate,
+        "time_constants": denoised.time_constants,
     }
     first = int(edit.components.cell_id.max(initial=-1)) + 1 if next_id is None else next_id
     new_ids = first + np.arange(edit.footprints.shape[1])

@@ -19,7 +19,7 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from napari_calcium.components import Components
-from napari_calcium.deconvolution.oasis import deconvolve_cells
+from napari_calcium.deconvolution.foopsi import DeconvolutionParameters, deconvolve_traces
 from napari_calcium.errors import InputError
 from napari_calcium.extraction.edit import Edit, static_image
 from napari_calcium.extraction.factorization import activity_scores
@@ -60,6 +60,10 @@ EDGE = 0.1
 
 CHANCE = (0.0147, 0.163)
 """Mean of z**2 and of z**4 of Gaussian noise, counted where z is above `ACTIVE`."""
+
+
+BRIEFLY = DeconvolutionParameters(time_constants="autocovariance", penalty="l1")
+"""How traces are deconvolved between updates of footprints."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +331,7 @@ def _updated(
     n = cells.shape[1]
     both = sp.csc_array(sp.hstack([cells, neighbours], format="csc"))
     traces = demixed_traces(both, (both.T @ light).astype(np.float32))
-    denoised = deconvolve_cells(traces)
+    denoised = deconvolve_traces(traces, 1.0, BRIEFLY)
     weights = (denoised.calcium - denoised.calcium.mean(axis=1, keepdims=True)).astype(np.float64)
     weights[:n][~_is_active(traces[:n])] = 0
     pattern = sp.csc_array(sp.hstack([reach, neighbours], format="csc"))

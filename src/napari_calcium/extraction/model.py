@@ -8,8 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from napari_calcium.deconvolution.foopsi import DeconvolvedTraces
 from napari_calcium.extraction.census import Census
-from napari_calcium.extraction.temporal import Denoised
 
 __all__ = ["Model"]
 
@@ -36,7 +36,7 @@ class Model:
         What became of the candidates.
     raw : ndarray (cell + n, time), optional
         Demixed traces about their mean.
-    denoised : Denoised, optional
+    denoised : DeconvolvedTraces, optional
         The cells' part of `raw`.
     """
 
@@ -48,7 +48,7 @@ class Model:
     shape: tuple[int, int]
     census: Census
     raw: Floats | None = None
-    denoised: Denoised | None = None
+    denoised: DeconvolvedTraces | None = None
 
     @property
     def n_cells(self) -> int:
@@ -61,7 +61,7 @@ class Model:
         return sp.csc_array(sp.hstack([self.footprints, self.neuropil], format="csc"))
 
     @property
-    def measured(self) -> tuple[Floats, Denoised]:
+    def measured(self) -> tuple[Floats, DeconvolvedTraces]:
         """The raw traces of all components and the denoised ones of the cells.
 
         Raises

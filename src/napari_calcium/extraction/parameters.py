@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from napari_calcium.deconvolution.constrained import Penalty
+from napari_calcium.deconvolution.foopsi import DeconvolutionParameters
 from napari_calcium.errors import InputError
 from napari_calcium.movie import check_one_plane
 from napari_calcium.parameters import Parameters, parameter
@@ -32,8 +34,8 @@ class SourceExtractionParameters(Parameters):
         Radius of a typical cell, px. CaImAn: gSig; Suite2p: diameter / 2.
     decay_time : float
         Time in which a transient falls to 1/e, roughly, s; sets the averaging in time while cells
-        are searched. The time constants of the traces are measured. CaImAn: decay_time; Suite2p:
-        tau.
+        are searched. Traces are deconvolved with it only where `time_constants` is "given". CaImAn:
+        decay_time; Suite2p: tau.
     initialization : {"greedy", "sparse_nmf", "graph_nmf", "pca_ica", "seeds"}
         How cells are first found: one after the other, for somata; by sparse or by smooth
         factorization, for dendrites and axons (turn `connected` off); by independent components;
@@ -92,9 +94,17 @@ class SourceExtractionParameters(Parameters):
     ar_order : {0, 1, 2}
         Order of the calcium's autoregression: none (traces are not denoised), decay, rise and
         decay. CaImAn: p.
-    penalized : bool
-        Whether activity is shrunk until the denoised trace differs from the raw one by noise: fewer
-        small events, and smaller transients. CaImAn: constrained_foopsi.
+    time_constants : {"fitted", "autocovariance", "given"}
+        Whether the time constants are those that predict the traces best, those of each trace's
+        autocovariance, or `decay_time` and `rise_time`.
+    rise_time : float
+        Time constant of the rise, s, where it is given and `ar_order` is 2.
+    penalty : {"none", "l1", "l0"}
+        What activity costs: nothing; its sum, until the denoised trace differs from the raw one by
+        noise, which leaves fewer small events and smaller transients; or that no transient be
+        smaller than `min_spike`. CaImAn: method_deconvolution, s_min.
+    min_spike : float
+        Height of the smallest transient, for "l0", in sd of the trace's noise. CaImAn: s_min.
     merge : bool
         Whether overlapping components whose traces correlate become one. CaImAn: do_merge.
     merge_correlation : float
@@ -139,7 +149,10 @@ class SourceExtractionParameters(Parameters):
     edge_energy: float = parameter(0.9999, unit="1", above=0, maximum=1)
     connected: bool = True
     ar_order: Literal[0, 1, 2] = 1
-    penalized: bool = False
+    time_constants: Literal["fitted", "autocovariance", "given"] = "fitted"
+    rise_time: float = parameter(0.1, unit="s", minimum=0, maximum=60)
+    penalty: Penalty = "none"
+    min_spike: float = parameter(3.0, unit="noise sd", minimum=0)
     merge: bool = True
     merge_correlation: float = parameter(0.8, unit="1", minimum=0)
     duplicate_overlap: float = parameter(0.7, unit="1", minimum=0)
@@ -155,6 +168,7 @@ class SourceExtractionParameters(Parameters):
                 f"max_size is {self.max_size:g} discs; it must be above min_size, "
                 f"{self.min_size:g} discs"
             )
+        self.deconvolution.check()
         if self.initialization == "seeds" and not self.seeds_file:
             raise InputError(
                 "initialization is 'seeds' but seeds_file is not given; name a labels image, "
@@ -178,6 +192,12 @@ class SourceExtractionParameters(Parameters):
     def files(self) -> tuple[str, ...]:
         """Return the file of seeds, if there is one."""
         return (self.seeds_file,) if self.seeds_file else ()
+
+    @property
+    def deconvolution(self) -> DeconvolutionParameters:
+        """How traces are deconvolved."""
+        names = ("ar_order", "time_constants", "decay_time", "rise_time", "penalty", "min_spike")
+        return DeconvolutionParameters(**{name: getattr(self, name) for name in names})
 
     @property
     def disc(self) -> float:

@@ -11,13 +11,14 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from napari_calcium.components import Background, Components
+from napari_calcium.deconvolution.foopsi import deconvolve_traces
 from napari_calcium.extraction.factorization import activity_scores
 from napari_calcium.extraction.merging import inside_stronger, merge_groups, merged
 from napari_calcium.extraction.model import Model
 from napari_calcium.extraction.parameters import SourceExtractionParameters
 from napari_calcium.extraction.patches import bin_frames
 from napari_calcium.extraction.spatial import update_footprints
-from napari_calcium.extraction.temporal import demixed_traces, denoise
+from napari_calcium.extraction.temporal import demixed_traces
 from napari_calcium.footprints import (
     areas,
     dilated_support,
@@ -42,7 +43,7 @@ MOST_BINS = 4000
 def refined(movie: Movie, model: Delayed, parameters: SourceExtractionParameters) -> Delayed:
     """Build one refinement: traces, merging, footprints. Two passes over the movie."""
     model = with_traces(movie, model, parameters, shared=True)
-    model = delayed(_merge)(model, parameters)
+    model = delayed(_merge)(model, parameters, movie.frame_rate)
     weights = delayed(_weights)(model)
     support = delayed(_support)(model, parameters)
     sums = weighted_sums(movie, weights, support)
@@ -63,19 +64,24 @@ def with_traces(
         Whether all cells get the same time constants, which is enough between refinements.
     """
     products = project(movie, model.all_footprints, model.mean)
-    return delayed(_demix)(model, products, parameters, shared)
+    return delayed(_demix)(model, products, parameters, movie.frame_rate, shared)
 
 
 def _demix(
-    model: Model, products: Floats, parameters: SourceExtractionParameters, shared: bool
+    model: Model,
+    products: Floats,
+    parameters: SourceExtractionParameters,
+    frame_rate: float,
+    shared: bool,
 ) -> Model:
     footprints = model.all_footprints
     raw = demixed_traces(footprints, products)
-    denoised = denoise(raw[: model.n_cells], parameters.ar_order, parameters.penalized, shared)
+    cells = raw[: model.n_cells]
+    denoised = deconvolve_traces(cells, frame_rate, parameters.deconvolution, shared)
     return replace(model, raw=raw, denoised=denoised)
 
 
-def _merge(model: Model, parameters: SourceExtractionParameters) -> Model:
+def _merge(model: Model, parameters: SourceExtractionParameters, frame_rate: float) -> Model:
     """Merge cells whose denoised traces are alike; seeds are what somebody asked for and stay."""
     if not parameters.merge or parameters.initialization == "seeds":
         return model
@@ -92,7 +98,7 @@ def _merge(model: Model, parameters: SourceExtractionParameters) -> Model:
         footprints=unit(footprints),
         census=model.census.plus(merged=n_merged),
         raw=np.concatenate([traces, raw[model.n_cells :]]),
-        denoised=denoise(traces, parameters.ar_order, parameters.penalized, shared=True),
+        denoised=deconvolve_traces(traces, frame_rate, parameters.deconvolution, shared=True),
     )
 
 
@@ -189,7 +195,7 @@ def _sorted_out(
     )
 
 
-def components_of(model: Model, frame_rate: float) -> Components:
+def components_of(model: Model) -> Components:
     """Return the result, the cells' resting fluorescence in the static image."""
     raw, denoised = model.measured
     resting = denoised.baseline[:, None]
@@ -210,5 +216,5 @@ def components_of(model: Model, frame_rate: float) -> Components:
         cell_id=np.arange(model.n_cells),
         baseline=model.footprints.T @ static,
         noise=denoised.noise,
-        time_constants=denoised.time_constants / frame_rate,
+        time_constants=denoised.time_constants,
     )

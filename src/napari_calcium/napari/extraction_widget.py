@@ -69,7 +69,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "edge_energy",
         "connected",
     ),
-    "Traces": ("ar_order", "penalized"),
+    "Traces": ("ar_order", "time_constants", "rise_time", "penalty", "min_spike"),
     "Merging and sizes": (
         "merge",
         "merge_correlation",

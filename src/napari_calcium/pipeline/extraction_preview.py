@@ -183,7 +183,7 @@ def preview_extraction(
     alone = replace(parameters, patch_size=0)
     crop = _cropped(movie, time, patch, workers)
     model = fit_model(crop, alone, inside)
-    found = [delayed(components_of)(model, movie.frame_rate), delayed(_summary)(model, parameters)]
+    found = [delayed(components_of)(model), delayed(_summary)(model, parameters)]
     components, summary = compute_graph(found, STAGE, workers=workers, progress=progress)
     try:
         _save(Path(folder), components, patch, time, summary)

@@ -188,7 +188,7 @@ def _summary_images(inputs: Inputs, parameters: SummaryImagesParameters) -> Resu
 def _source_extraction(inputs: Inputs, parameters: SourceExtractionParameters) -> Results:
     movie = _corrected(inputs)
     model = fit_model(movie, parameters, read_seeds(parameters, movie.plane))
-    components = delayed(components_of)(model, movie.frame_rate)
+    components = delayed(components_of)(model)
     return Results(
         arrays=delayed(components_to_arrays)(components),
         attrs=delayed(_extraction_attrs)(components, model, parameters),
