@@ -22,6 +22,7 @@ import typer.main
 import zarr
 from numpy.typing import NDArray
 
+from napari_calcium.activity.movies import detrended_movie, dff_movie
 from napari_calcium.cli import app, main
 from napari_calcium.io.recording import open_recording
 from napari_calcium.io.session import Session
@@ -524,9 +525,18 @@ class TestRecipe:
 class TestExport:
     """Traces for other programs."""
 
-    @pytest.mark.parametrize("kind", [None, "raw", "denoised"])
+    @pytest.mark.parametrize(
+        ("kind", "unit"),
+        [
+            (None, "fraction"),
+            ("raw", "counts"),
+            ("denoised", "counts"),
+            ("deconvolved", "counts/frame"),
+            ("f0", "counts"),
+        ],
+    )
     def test_values_are_those_of_the_session(
-        self, kind: str | None, finished: Path, cli: Cli, tmp_path: Path
+        self, kind: str | None, unit: str, finished: Path, cli: Cli, tmp_path: Path
     ) -> None:
         options = ["--kind", kind] if kind else []
         answer = cli("export", finished, tmp_path / "t.csv", "--format", "csv", *options)
@@ -544,11 +554,14 @@ class TestExport:
             "dff": session.read("dff/traces"),
             "raw": cells.traces + cells.residuals,
             "denoised": cells.traces,
+            "deconvolved": cells.deconvolved,
+            "f0": session.read("dff/baseline"),
         }[name]
         with (tmp_path / "t.csv").open(newline="") as file:
             header, *rows = list(csv.reader(file))
         identities = cells.cell_id[accepted]
-        assert header == ["time (s)", *(f"cell_{identity} {name}" for identity in identities)]
+        columns = [f"cell_{identity} {name} ({unit})" for identity in identities]
+        assert header == ["time (s)", *columns]
         values = np.array(rows, float)
         np.testing.assert_allclose(values[:, 0], np.arange(150) / 10)
         np.testing.assert_allclose(values[:, 1:].T, traces[accepted], rtol=5e-6)
@@ -603,7 +616,36 @@ class TestExport:
     def test_an_unknown_kind(self, finished: Path, cli: Cli, tmp_path: Path) -> None:
         answer = cli("export", finished, tmp_path / "t.csv", "--kind", "spikes")
         assert is_one_sentence(answer)
-        assert "must be one of dff, raw, denoised" in answer.err
+        assert "must be one of dff, detrended, raw, denoised" in answer.err
+
+    def test_all_kinds_are_tables_of_their_own(
+        self, finished: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        kinds = ["dff", "raw", "denoised", "deconvolved", "f0"]
+        for destination, name in ((tmp_path / "folder", "traces"), (tmp_path / "t.csv", "t")):
+            answer = cli("export", finished, destination, "--kind", "all")
+            assert (answer.status, answer.err) == (0, "")
+            folder = destination if name == "traces" else tmp_path
+            for kind, line in zip(kinds, answer.out.splitlines(), strict=False):
+                path = folder / f"{name}_{kind}.csv"
+                assert line.startswith(f"{path}: {kind} of ")
+                header = path.read_text().splitlines()[0].split(",")
+                assert all(f" {kind} (" in column for column in header[1:])
+            assert not (folder / f"{name}.csv").exists()
+
+    def test_detrended_traces_are_called_so(self, finished: Path, cli: Cli, tmp_path: Path) -> None:
+        path = tmp_path / "s.zarr"
+        shutil.copytree(finished, path)
+        zarr.open_group(path, path="dff", mode="r+").attrs["kind"] = "detrended"
+        answer = cli("export", path, tmp_path / "t.csv")
+        assert answer.out.startswith(f"{tmp_path / 't.csv'}: detrended of ")
+        assert "cell_" in (tmp_path / "t.csv").read_text().splitlines()[0]
+        assert "dff" not in (tmp_path / "t.csv").read_text()
+        refused = cli("export", path, tmp_path / "d.csv", "--kind", "dff")
+        assert is_one_sentence(refused)
+        assert "export --kind detrended" in refused.err
+        assert cli("export", path, tmp_path / "all", "--kind", "all").status == 0
+        assert (tmp_path / "all" / "traces_detrended.csv").exists()
 
 
 @pytest.fixture(scope="module")
@@ -795,6 +837,22 @@ class TestReconstruct:
         corrected = Session(finished).read("motion_correction/frames")
         np.testing.assert_allclose(made["model"] + made["residual"], corrected, atol=1e-3)
         assert made["cells"].std() > 0
+
+    def test_relative_to_the_baseline(
+        self, finished: Path, movie: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        """The lazy movies themselves, written; a one-photon recording has no dF/F."""
+        corrected = Session(finished).movie("motion_correction/frames")
+        for kind, make in (("dff", dff_movie), ("detrended", detrended_movie)):
+            path = tmp_path / f"{kind}.tif"
+            assert cli("reconstruct", finished, path, "--kind", kind).status == 0
+            np.testing.assert_array_equal(tifffile.imread(path), make(corrected).compute())
+        until = ("--until", "motion_correction", "--modality", "one-photon", *RATE)
+        cli("run", movie, "--session", tmp_path / "one.zarr", *until)
+        answer = cli("reconstruct", tmp_path / "one.zarr", tmp_path / "x.tif", "--kind", "dff")
+        assert is_one_sentence(answer)
+        assert "marked one-photon, which has no dF/F; ask for --kind detrended" in answer.err
+        assert not (tmp_path / "x.tif").exists()
 
     def test_into_zarr_with_raw_traces(self, finished: Path, cli: Cli, tmp_path: Path) -> None:
         path = tmp_path / "residual.zarr"

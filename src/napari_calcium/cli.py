@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import dask.array as da
 import numpy as np
 import typer
 from rich.console import Console
@@ -17,6 +18,8 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from napari_calcium.activity.movies import detrended_movie, dff_movie
+from napari_calcium.components import Components
 from napari_calcium.errors import InputError
 from napari_calcium.extraction.choosing import Proposal, propose_from_image, propose_from_outline
 from napari_calcium.extraction.reconstruction import (
@@ -26,7 +29,14 @@ from napari_calcium.extraction.reconstruction import (
     residual_movie,
 )
 from napari_calcium.footprints import outlines
-from napari_calcium.io.export import export_csv, export_piecewise_csv, export_shifts_csv
+from napari_calcium.io.export import (
+    KINDS,
+    export_csv,
+    export_piecewise_csv,
+    export_shifts_csv,
+    kind_of_change,
+    kinds_of,
+)
 from napari_calcium.io.recording import Recording, open_recording
 from napari_calcium.io.regions import read_regions
 from napari_calcium.io.session import Session, frames_layout
@@ -107,6 +117,9 @@ def run_command(
         float | None, typer.Option(help="Frames per second, Hz; needed once.")
     ] = None,
     pixel_size: Annotated[float | None, typer.Option(help="Side of a pixel, um.")] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="two-photon (if not given) or one-photon.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Tasks at a time; all processors if not given.")
     ] = None,
@@ -117,7 +130,8 @@ def run_command(
     napari-calcium run movie.tif --session movie.zarr --frame-rate 30
     """
     recording = open_recording(sources) if sources else None
-    chosen = _recipe(session, recording, recipe, values or (), frame_rate, pixel_size)
+    given = {"frame_rate": frame_rate, "pixel_size": pixel_size, "modality": modality}
+    chosen = _recipe(session, recording, recipe, values or (), given)
     if recording:
         typer.echo(recording.understood())
     with _bars() as progress:
@@ -152,7 +166,10 @@ def export(
     ] = "csv",
     kind: Annotated[
         str | None,
-        typer.Option(help="Traces: dff, raw or denoised; dff, if there is any, if not given."),
+        typer.Option(
+            help=f"Traces: {', '.join(KINDS)}, or all; dff or detrended, whichever there are, "
+            "if not given."
+        ),
     ] = None,
     include_rejected: Annotated[
         bool, typer.Option("--include-rejected", help="Also cells not accepted.")
@@ -163,14 +180,15 @@ def export(
     napari-calcium export movie.zarr tables writes tables/traces.csv, tables/shifts.csv and, where
     patches moved, tables/shifts_piecewise.csv; NAME.csv instead of a folder writes NAME.csv,
     NAME_shifts.csv and NAME_shifts_piecewise.csv. Where dF/F has not run, the shifts are written.
+    With --kind all, each kind of trace has a table of its own, such as traces_raw.csv.
     """
     opened = Session(session)
     traces, shifts, piecewise = _tables(destination)
     moved = opened.record("motion_correction") is not None
     if kind is not None or opened.record("dff") is not None or not moved:
-        name, accepted = kind or "dff", not include_rejected
-        n_cells = export_csv(opened, traces, accepted_only=accepted, kind=name)
-        typer.echo(f"{traces}: {name} of {n_cells} cells")
+        for name, path in _kinds(opened, kind, traces).items():
+            n_cells = export_csv(opened, path, accepted_only=not include_rejected, kind=name)
+            typer.echo(f"{path}: {name} of {n_cells} cells")
     if moved:
         typer.echo(f"{shifts}: shifts of {export_shifts_csv(opened, shifts)} frames")
         if "motion_correction/shifts_piecewise" in opened:
@@ -240,11 +258,16 @@ def propose(
 
 @app.command()
 def reconstruct(
-    session: Annotated[Path, typer.Argument(help="A session whose cells were extracted.")],
+    session: Annotated[
+        Path, typer.Argument(help="A session whose cells were extracted; motion is enough for dff.")
+    ],
     output: Annotated[Path, typer.Argument(help="The movie to write, OUT.tif or OUT.zarr.")],
     kind: Annotated[
-        Literal["cells", "background", "model", "residual"],
-        typer.Option(help="A C, b f, A C + b f, or the movie less both."),
+        Literal["cells", "background", "model", "residual", "dff", "detrended"],
+        typer.Option(
+            help="A C, b f, A C + b f, or the movie less both; dF/F of each pixel, or the movie "
+            "less its F0."
+        ),
     ] = "cells",
     raw: Annotated[bool, typer.Option("--raw", help="With raw traces, not denoised.")] = False,
     workers: Annotated[
@@ -254,22 +277,37 @@ def reconstruct(
     """Write the movie that the found cells and background stand for, or what they leave over.
 
     napari-calcium reconstruct movie.zarr residual.tif --kind residual
+
+    Or write the corrected movie relative to its baseline: --kind dff, for one-photon recordings
+    --kind detrended.
     """
     opened = Session(session)
-    opened.current("source_extraction")
+    by_pixel = {"dff": dff_movie, "detrended": detrended_movie}
+    opened.current("motion_correction" if kind in by_pixel else "source_extraction")
     _check_kind_of_movie(output)
-    components, movie = opened.components(), opened.movie("motion_correction/frames")
+    if kind == "dff" and opened.modality == "one-photon":
+        raise InputError(
+            f"{session} is marked one-photon, which has no dF/F; ask for --kind detrended"
+        )
+    movie = opened.movie("motion_correction/frames")
     size = frames_layout(movie.frames.shape, 4)[1][0]
-    if kind == "background":
-        frames = background_movie(components, frames_per_block=size)
-    elif kind == "residual":
-        frames = residual_movie(movie, components, raw=raw, frames_per_block=size)
+    if kind in by_pixel:
+        frames = by_pixel[kind](movie, frames_per_block=size)
     else:
-        make = cells_movie if kind == "cells" else model_movie
-        frames = make(components, raw=raw, frames_per_block=size)
+        frames = _modelled(opened.components(), movie, kind, raw, size)
     with _bars() as progress:
         save_movie(Movie(frames, movie.frame_rate), output, workers=workers, progress=progress)
     typer.echo(f"{output}: {movie.n_frames} frames of {_size(movie.field)} px")
+
+
+def _modelled(components: Components, movie: Movie, kind: str, raw: bool, size: int) -> da.Array:
+    """Return lazily a movie that is made of the cells and the background."""
+    if kind == "background":
+        return background_movie(components, frames_per_block=size)
+    if kind == "residual":
+        return residual_movie(movie, components, raw=raw, frames_per_block=size)
+    make = cells_movie if kind == "cells" else model_movie
+    return make(components, raw=raw, frames_per_block=size)
 
 
 @app.command("recipe")
@@ -333,8 +371,7 @@ def _recipe(
     recording: Recording | None,
     recipe: Path | None,
     values: list[str] | tuple[str, ...],
-    frame_rate: float | None,
-    pixel_size: float | None,
+    given: Mapping[str, Any],
 ) -> Recipe:
     """Return the recipe of the file, else of the session, with what the options change."""
     known = Session.is_session(session)
@@ -342,9 +379,9 @@ def _recipe(
     if recipe is not None:
         written = Recipe.from_toml(recipe)
         chosen = Recipe({"import": chosen.tables.get("import", {}), **written.tables})
-    for key, given in (("frame_rate", frame_rate), ("pixel_size", pixel_size)):
-        if given is not None:
-            chosen = chosen.with_value(f"import.{key}", given)
+    for key, value in given.items():
+        if value is not None:
+            chosen = chosen.with_value(f"import.{key}", value)
     chosen = chosen.with_all(dict(map(_split, values)))
     if "frame_rate" not in chosen.tables.get("import", {}):
         rate = recording.frame_rate if recording else None
@@ -365,6 +402,13 @@ def _tables(destination: Path) -> tuple[Path, Path, Path]:
         destination / f"{name}.csv" for name in ("traces", "shifts", "shifts_piecewise")
     )
     return traces, shifts, piecewise
+
+
+def _kinds(session: Session, kind: str | None, path: Path) -> dict[str, Path]:
+    """Return the kinds of traces to write, and the path of the table of each."""
+    if kind != "all":
+        return {kind or kind_of_change(session): path}
+    return {name: path.with_stem(f"{path.stem}_{name}") for name in kinds_of(session)}
 
 
 def _proposal(session: Session, outline: Path | None) -> Proposal:

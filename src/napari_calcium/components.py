@@ -59,8 +59,8 @@ class Components:
     residuals : ndarray (cell, time)
         What the denoising took away (CaImAn: ``YrA``); ``traces + residuals`` is the raw trace.
     deconvolved : ndarray (cell, time)
-        Non-negative activity; the trace is its convolution with the calcium response (CaImAn:
-        ``S``).
+        Non-negative activity per frame; the trace is its convolution with the calcium response and
+        what is left of calcium from before the first frame, whose activity is 0 (CaImAn: ``S``).
     background : Background
         Everything that is not a cell.
     cell_id : ndarray of int64 (cell,)

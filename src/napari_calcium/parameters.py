@@ -30,6 +30,7 @@ def parameter(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
+    mark: bool = False,
 ) -> Any:
     """Declare one field of a `Parameters` class with its unit and its bounds.
 
@@ -43,8 +44,12 @@ def parameter(
         Smallest and largest value allowed.
     above : float, optional
         The value must be larger than this one.
+    mark : bool
+        Whether it says how results are to be taken, and is no part of how they were made: a change
+        does not make the stage run again.
     """
-    metadata = {"unit": unit, "minimum": minimum, "maximum": maximum, "above": above}
+    bounds = {"minimum": minimum, "maximum": maximum, "above": above}
+    metadata = {"unit": unit, "mark": mark, **bounds}
     return field(default=default, metadata=metadata)
 
 
@@ -60,6 +65,7 @@ class Parameter:
     minimum: float | None
     maximum: float | None
     above: float | None
+    mark: bool = False
 
     @property
     def required(self) -> bool:
@@ -146,6 +152,11 @@ class Parameters:
         """Return the parameters as a dictionary of JSON scalars."""
         return dataclasses.asdict(self)
 
+    def identity(self) -> dict[str, Any]:
+        """Return those that decide what the results are: all but marks."""
+        marks = {description.name for description in self.describe() if description.mark}
+        return {name: value for name, value in self.to_mapping().items() if name not in marks}
+
 
 def nearest(word: str, known: Any) -> str:
     """Say which of the known words is meant, or list them all.
@@ -181,6 +192,7 @@ def _describe(cls: type[Parameters]) -> tuple[Parameter, ...]:
             minimum=f.metadata.get("minimum"),
             maximum=f.metadata.get("maximum"),
             above=f.metadata.get("above"),
+            mark=f.metadata.get("mark", False),
         )
         for f in fields(cls)
     )

@@ -190,9 +190,27 @@ def test_given_everything_it_is_the_convex_problem(seed: int) -> None:
     found = constrained_foopsi(trace, 30.0, parameters, coefficients=g, noise=1.0, baseline=7.0)
     target = trace - 7 - np.linalg.solve(matrix.T, np.full(n_frames, found.penalty))
     expected = nnls(matrix, target, maxiter=5000)[0]
-    np.testing.assert_allclose(found.activity, expected, atol=1e-6)
+    np.testing.assert_allclose(found.activity[1:], expected[1:], atol=1e-6)
+    assert found.initial == pytest.approx(expected[0], abs=1e-6)
     residual = trace - 7 - found.calcium
     assert np.sqrt(np.mean(residual**2)) == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_calcium_from_before_is_no_activity(order: int) -> None:
+    """A recording that begins 10 frames after a spike of 20 sd, or with frames that are missing."""
+    trace, _ = one_cell(6, snr=1e-9)
+    left = 20 * np.exp(-(np.arange(len(trace)) + 10) / 18)
+    trace += left
+    given = DeconvolutionParameters(ar_order=order, time_constants="given", rise_time=0.05)
+    for missing in (0, 3):
+        trace[:missing] = np.nan
+        found = constrained_foopsi(trace, 30.0, given)
+        assert found.activity[missing] == 0
+        assert found.initial == pytest.approx(left[missing], abs=1.5)
+        many = deconvolve_traces(trace[None], 30.0, given)
+        assert many.activity[0, missing] == 0
+        assert many.calcium[0, missing] == pytest.approx(50 + left[missing], abs=1.5)
 
 
 def test_the_smallest_spike_is_in_noise_or_in_the_unit_of_the_trace() -> None:

@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from numpy.typing import NDArray
 
 from napari_calcium.components import Components
 from napari_calcium.errors import InputError
-from napari_calcium.io.export import export_csv, export_piecewise_csv, export_shifts_csv
+from napari_calcium.io.export import (
+    export_csv,
+    export_piecewise_csv,
+    export_shifts_csv,
+    kind_of_change,
+    kinds_of,
+)
 from napari_calcium.io.session import Session
 
 HALF_A_SIXTH_DIGIT = 5e-6
@@ -26,7 +33,26 @@ def read(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     return header, np.array(rows, float)
 
 
-@pytest.mark.parametrize("kind", ["dff", "raw", "denoised"])
+UNITS = {
+    "dff": "fraction",
+    "raw": "counts",
+    "denoised": "counts",
+    "deconvolved": "counts/frame",
+    "f0": "counts",
+    "detrended": "counts",
+}
+
+
+@pytest.fixture
+def detrended(handmade: Session) -> Session:
+    """The session is of a one-photon recording now."""
+    group = zarr.open_group(handmade.path, path="dff", mode="r+")
+    group.attrs["kind"] = "detrended"
+    group["traces"].attrs["units"] = "counts"
+    return handmade
+
+
+@pytest.mark.parametrize("kind", ["dff", "raw", "denoised", "deconvolved", "f0"])
 @pytest.mark.parametrize("accepted_only", [True, False])
 def test_values_are_those_of_the_session(
     kind: str, accepted_only: bool, handmade: Session, components: Components, tmp_path: Path
@@ -37,14 +63,65 @@ def test_values_are_those_of_the_session(
         "dff": handmade.read("dff/traces"),
         "raw": components.traces + components.residuals,
         "denoised": components.traces,
+        "deconvolved": components.deconvolved,
+        "f0": handmade.read("dff/baseline"),
     }[kind]
     rows = [0, 2] if accepted_only else [0, 1, 2]
     identities = [4, 9] if accepted_only else [4, 7, 9]
     header, values = read(path)
     assert n_cells == len(rows)
-    assert header == ["time (s)", *(f"cell_{identity} {kind}" for identity in identities)]
+    columns = [f"cell_{identity} {kind} ({UNITS[kind]})" for identity in identities]
+    assert header == ["time (s)", *columns]
     np.testing.assert_allclose(values[:, 0], np.arange(40) / 8.0, atol=1e-6)
     np.testing.assert_allclose(values[:, 1:].T, traces[rows], rtol=HALF_A_SIXTH_DIGIT)
+
+
+def test_the_kind_is_that_of_the_session_if_none_is_asked_for(
+    handmade: Session, tmp_path: Path
+) -> None:
+    assert kinds_of(handmade)[0] == kind_of_change(handmade) == "dff"
+    export_csv(handmade, tmp_path / "t.csv")
+    assert read(tmp_path / "t.csv")[0] == [
+        "time (s)", "cell_4 dff (fraction)", "cell_9 dff (fraction)"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [None, "detrended"])
+def test_detrended_traces_are_called_so(
+    kind: str | None, detrended: Session, tmp_path: Path
+) -> None:
+    export_csv(detrended, tmp_path / "t.csv", kind=kind)
+    header, values = read(tmp_path / "t.csv")
+    assert header == ["time (s)", "cell_4 detrended (counts)", "cell_9 detrended (counts)"]
+    traces = detrended.read("dff/traces")[[0, 2]]
+    np.testing.assert_allclose(values[:, 1:].T, traces, rtol=HALF_A_SIXTH_DIGIT)
+    assert kinds_of(detrended) == ("detrended", "raw", "denoised", "deconvolved", "f0")
+
+
+def test_dff_of_detrended_traces_is_refused(detrended: Session, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        export_csv(detrended, tmp_path / "t.csv", kind="dff")
+    assert str(error.value) == (
+        f"{detrended.path} has detrended traces and no dff traces; export --kind detrended"
+    )
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_detrended_traces_of_dff_are_refused(handmade: Session, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no detrended traces; export --kind dff$"):
+        export_csv(handmade, tmp_path / "t.csv", kind="detrended")
+
+
+def test_nan_is_an_empty_cell(handmade: Session, tmp_path: Path) -> None:
+    traces = handmade.read("dff/traces")
+    traces[2, 5:8] = np.nan
+    zarr.open_array(handmade.path, path="dff/traces", mode="r+")[...] = traces
+    export_csv(handmade, tmp_path / "t.csv")
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    empty = [line.endswith(",") for line in lines[1:]]
+    np.testing.assert_array_equal(empty, np.isnan(traces[2]))
+    found = np.genfromtxt(tmp_path / "t.csv", delimiter=",", skip_header=1)
+    np.testing.assert_allclose(found[:, 1:].T, traces[[0, 2]], rtol=HALF_A_SIXTH_DIGIT)
 
 
 def test_frames_hours_into_a_recording_have_times_of_their_own(
@@ -84,7 +161,9 @@ def test_an_existing_table_is_replaced(handmade: Session, tmp_path: Path) -> Non
 def test_an_unknown_kind_is_refused(handmade: Session, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         export_csv(handmade, tmp_path / "t.csv", kind="dfff")
-    assert str(error.value) == "kind of trace is 'dfff'; it must be one of dff, raw, denoised"
+    assert str(error.value) == (
+        "kind of trace is 'dfff'; it must be one of dff, detrended, raw, denoised, deconvolved, f0"
+    )
 
 
 def test_what_has_not_run_is_said(tmp_path: Path) -> None:
@@ -98,6 +177,7 @@ def test_what_has_not_run_is_said(tmp_path: Path) -> None:
     ("kind", "accepted_only", "said"),
     [
         ("dff", False, r"^dff in .* is of an earlier source_extraction; run it again$"),
+        ("f0", False, r"^dff in .* is of an earlier source_extraction; run it again$"),
         ("raw", True, r"^component_evaluation in .* is of an earlier source_extraction"),
     ],
 )

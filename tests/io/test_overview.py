@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -73,6 +74,25 @@ def test_traces_are_the_accepted_cells_best_first(
     colours = {line.get_color() for line in plot.lines}
     assert {line.get_color() for line in drawn[0].axes[0].lines} == colours
     assert len(colours) == 2
+
+
+def test_traces_say_what_they_are(handmade: Session, tmp_path: Path, drawn: list[Figure]) -> None:
+    save_overview(handmade, tmp_path / "overview.png")
+    group = zarr.open_group(handmade.path, path="dff", mode="r+")
+    group.attrs["kind"] = "detrended"
+    traces = 1000 * handmade.read("dff/traces")
+    traces[2, :7] = np.nan
+    traces[2, 9] = 12_345
+    zarr.open_array(handmade.path, path="dff/traces", mode="r+")[...] = traces
+    save_overview(handmade, tmp_path / "overview.png")
+    titles = [figure.axes[1].get_title() for figure in drawn]
+    assert titles == [
+        "dF/F (fraction), each scaled to its maximum",
+        "detrended (counts), each scaled to its maximum",
+    ]
+    plot = drawn[1].axes[1]
+    assert plot.texts[0].get_text().strip() == "max 12000"
+    np.testing.assert_allclose(plot.lines[0].get_ydata(), traces[2] / 12_345, rtol=1e-5)
 
 
 def test_a_session_without_an_accepted_cell(handmade: Session, tmp_path: Path, put: Any) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from qtpy.QtCore import QPoint, Qt
 
 from napari_calcium.io.session import Session
 from napari_calcium.napari.cell_traces import read_cell
-from napari_calcium.napari.traces import HINT
+from napari_calcium.napari.traces import CURVES, HINT
 
 PLUGIN = "napari-calcium"
 
@@ -122,7 +124,7 @@ def test_the_cursor_follows_the_slider_and_the_slider_the_cursor(
 ) -> None:
     click(viewer, place_of(session, 0))
     viewer.dims.set_current_step(0, 120)
-    assert [cursor.value() for cursor in dock.cursors] == [12.0, 12.0]
+    assert [cursor.value() for cursor in dock.cursors] == [12.0] * 4
     dock.cursors[1].setValue(7.53)
     dock.cursors[1].sigDragged.emit(dock.cursors[1])
     assert viewer.dims.current_step[0] == 75
@@ -167,3 +169,179 @@ def test_a_dock_that_was_closed_leaves_the_viewer_be(
     assert len(viewer.mouse_drag_callbacks) == callbacks
     viewer.dims.set_current_step(0, 3)
     viewer.layers["cells"].selected_label = 2
+
+
+def tick(dock: Any, *names: str) -> None:
+    for name, box in dock.boxes.items():
+        box.setChecked(name in names)
+
+
+def drawn(dock: Any) -> dict[str, Any]:
+    """Return what is drawn, by name."""
+    data = {name: curve.getOriginalDataset()[1] for name, curve in dock.curves.items()}
+    return {name: values for name, values in data.items() if values is not None and len(values)}
+
+
+def said(dock: Any) -> list[str]:
+    """Return what is written beside the plots that are to be seen, from the top."""
+    plots = dock._plots
+    shown = zip(plots._names, plots.plots, strict=True)
+    return [name.text.replace("<br>", " ") for name, plot in shown if plot.isVisible()]
+
+
+def with_times(dock: Any) -> list[bool]:
+    """Return which of the plots have numbers below them."""
+    return [plot.getAxis("bottom").style["showValues"] for plot in dock.plots]
+
+
+class TestWhatIsShown:
+    """Check boxes choose the traces, and the plots say what is in them."""
+
+    def test_raw_denoised_and_dff_before_anyone_has_chosen(
+        self, viewer: Any, dock: Any, session: Session
+    ) -> None:
+        assert said(dock) == []
+        click(viewer, place_of(session, 0))
+        assert set(drawn(dock)) == {"raw", "denoised", "dff"}
+        assert said(dock) == ["F above rest (counts)", "dF/F (fraction)"]
+
+    @pytest.mark.parametrize(
+        ("names", "labels"),
+        [
+            (
+                CURVES,
+                [
+                    "F above rest (counts)",
+                    "F and F0 (counts)",
+                    "dF/F (fraction)",
+                    "deconvolved (counts/frame)",
+                ],
+            ),
+            (("f0", "denoised"), ["F above rest (counts)", "F and F0 (counts)"]),
+            (("dff", "f0"), ["F and F0 (counts)", "dF/F (fraction)"]),
+            (("deconvolved",), ["deconvolved (counts/frame)"]),
+            ((), []),
+        ],
+    )
+    def test_what_is_ticked(
+        self, names: Any, labels: list[str], viewer: Any, dock: Any, session: Session
+    ) -> None:
+        click(viewer, place_of(session, 0))
+        tick(dock, *names)
+        cell = read_cell(session, dock.cell_id)
+        found = drawn(dock)
+        assert set(found) == {*names, *(["fluorescence"] if "f0" in names else [])}
+        for name, values in found.items():
+            np.testing.assert_array_equal(values, getattr(cell, name))
+        assert said(dock) == labels
+        places = {CURVES[name].plot for name in names}
+        assert [plot.isVisible() for plot in dock.plots] == [n in places for n in range(4)]
+        assert not places or with_times(dock) == [n == max(places) for n in range(4)]
+
+    def test_boxes_stay_while_cells_change(self, viewer: Any, dock: Any, session: Session) -> None:
+        tick(dock, "raw", "deconvolved")
+        for row in (0, 1):
+            click(viewer, place_of(session, row))
+            assert set(drawn(dock)) == {"raw", "deconvolved"}
+        viewer.layers.clear()
+        assert drawn(dock) == {}
+        assert [n for n, box in dock.boxes.items() if box.isChecked()] == ["raw", "deconvolved"]
+
+    def test_boxes_have_the_colours_of_their_curves(self, dock: Any) -> None:
+        for name, box in dock.boxes.items():
+            piece = box.icon().pixmap(12, 12).toImage()
+            found = piece.pixelColor(piece.width() // 2, piece.height() // 2)
+            colour = dock.curves[name].opts["pen"].color()
+            assert colour.name() == CURVES[name].colour
+            np.testing.assert_allclose(  # screens of 16 bit have steps of 8
+                found.getRgb(), colour.getRgb(), atol=8
+            )
+            assert len(box.toolTip()) > 20
+
+    def test_the_same_time_is_shown_by_all_where_the_upper_plot_is_hidden(
+        self, qtbot: Any, make_napari_viewer: Any, finished: Path, session: Session
+    ) -> None:
+        viewer = make_napari_viewer(show=True)
+        viewer.open(str(finished), plugin=PLUGIN)
+        _, dock = viewer.window.add_plugin_dock_widget(PLUGIN, "Traces")
+        click(viewer, place_of(session, 0))
+        tick(dock, "dff", "deconvolved")
+        viewer.window.resize(1000, 900)
+        qtbot.wait(100)
+        dock.plots[2].setXRange(5, 9, padding=0)
+        assert dock.plots[3].viewRange()[0] == pytest.approx([5, 9])
+        tick(dock, "raw", "deconvolved")
+        for place in (0, 3):
+            assert dock.plots[place].viewRange()[0] == pytest.approx([5, 9])
+        dock.plots[3].setXRange(3, 4, padding=0)
+        assert dock.plots[0].viewRange()[0] == pytest.approx([3, 4])
+
+
+class TestOtherSessions:
+    """What a session says of the stage dff is what the dock says."""
+
+    @pytest.fixture
+    def copied(self, finished: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(finished, tmp_path / "copied.zarr"))
+
+    def show(self, path: Path, make_napari_viewer_proxy: Any) -> Any:
+        """Return the dock with the first cell of a session."""
+        viewer = make_napari_viewer_proxy()
+        viewer.open(str(path), plugin=PLUGIN)
+        _, dock = viewer.window.add_plugin_dock_widget(PLUGIN, "Traces")
+        click(viewer, place_of(Session(path), 0))
+        return dock
+
+    def test_detrended_traces_are_called_so(
+        self, copied: Path, make_napari_viewer_proxy: Any
+    ) -> None:
+        group = zarr.open_group(copied, path="dff", mode="r+")
+        group.attrs["kind"] = "detrended"
+        group["traces"].attrs["units"] = "counts"
+        group["traces"][...] = group["traces"][...] * group["baseline"][...]
+        dock = self.show(copied, make_napari_viewer_proxy)
+        assert said(dock) == ["F above rest (counts)", "detrended (counts)"]
+        assert dock.boxes["dff"].text() == "detrended"
+        tick(dock, *CURVES)
+        found = drawn(dock)
+        np.testing.assert_allclose(
+            found["fluorescence"] - found["f0"], found["dff"], atol=1e-2
+        )  # float32 of some 1000 counts
+        words = [*said(dock), *(box.text() for box in dock.boxes.values())]
+        assert not any("dF/F" in word for word in words)
+        assert "have no dF/F" in dock.boxes["dff"].toolTip()
+
+    @pytest.mark.parametrize("output", ["raw", "denoised"])
+    def test_fluorescence_has_the_colour_of_the_trace_that_it_is(
+        self, output: str, copied: Path, make_napari_viewer_proxy: Any
+    ) -> None:
+        zarr.open_group(copied, path="dff", mode="r+").attrs["output"] = output
+        dock = self.show(copied, make_napari_viewer_proxy)
+        pen = dock.curves["fluorescence"].opts["pen"]
+        assert pen.color().name() == CURVES[output].colour
+
+    def test_without_the_stage_its_boxes_are_grey(
+        self, copied: Path, make_napari_viewer_proxy: Any
+    ) -> None:
+        shutil.rmtree(copied / "dff")
+        dock = self.show(copied, make_napari_viewer_proxy)
+        assert said(dock) == ["F above rest (counts)"]
+        grey = [name for name, box in dock.boxes.items() if not box.isEnabled()]
+        assert grey == ["f0", "dff"]
+        tick(dock, *CURVES)
+        assert said(dock) == ["F above rest (counts)", "deconvolved (counts/frame)"]
+
+    def test_nan_is_a_gap_and_a_floored_cell_is_named(
+        self, copied: Path, make_napari_viewer_proxy: Any
+    ) -> None:
+        group = zarr.open_group(copied, path="dff", mode="r+")
+        group["traces"][0, 70:90] = np.nan
+        group["floored"][0] = True
+        dock = self.show(copied, make_napari_viewer_proxy)
+        assert dock.title.endswith(", F0 floored")
+        x, y = dock.curves["dff"].curve.getData()
+        assert (len(x), np.isnan(y).sum()) == (200, 20)
+        path = dock.curves["dff"].curve.getPath()
+        elements = [path.elementAt(n) for n in range(path.elementCount())]
+        reached = {round(10 * element.x) for element in elements if element.isLineTo()}  # 10 Hz
+        assert reached == set(range(1, 70)) | set(range(91, 200))

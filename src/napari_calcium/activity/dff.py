@@ -1,31 +1,52 @@
-"""Fluorescence as a fraction of its own baseline, dF/F."""
+"""Fluorescence relative to its own baseline: dF/F, or detrended where there is no dF/F."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from dask.delayed import Delayed, delayed
-from numba import njit
 from numpy.typing import NDArray
 
+from napari_calcium.activity.bleaching import (
+    Trend,
+    exponential_trend,
+    polynomial_trend,
+    positive_part,
+)
+from napari_calcium.activity.level import resting_percentiles
+from napari_calcium.activity.neuropil import (
+    Fluorescence,
+    above_background,
+    above_ring,
+    ring_corrected,
+)
+from napari_calcium.activity.percentile import running_percentile, whole_percentile
 from napari_calcium.components import Components
 from napari_calcium.errors import InputError
-from napari_calcium.movie import blocks
+from napari_calcium.movie import Movie, blocks, check_one_plane
 from napari_calcium.parameters import Parameters, parameter
 from napari_calcium.traces import noise_level
 
-__all__ = [
-    "Dff",
-    "DffParameters",
-    "background_under_cells",
-    "dff",
-    "dff_components",
-    "running_percentile",
-]
+__all__ = ["Dff", "DffParameters", "dff", "dff_attrs", "dff_components", "dff_to_arrays"]
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+KINDS = {"two-photon": "dff", "one-photon": "detrended"}
+"""What there is of a recording, by how it is marked."""
+
+GROUPS = 16
+"""Tasks that the cells are shared out to."""
+
+VALUES_AT_ONCE = 2**22
+"""Cells times frames that are worked on together: a few arrays of 32 MB."""
+
+WINDOWS_OF_TREND = 32
+"""Windows of a recording in which the percentile is taken whose trend is removed."""
 
 LEAST_FLOOR = 1e-30
 """F0 relative to the largest fluorescence below which dF/F would not be a number."""
@@ -33,143 +54,177 @@ LEAST_FLOOR = 1e-30
 SMALLEST_F0 = 1e-6
 """Least F0 of a trace without noise, as a fraction of its largest value."""
 
-SHORTEST_PART = 512
-"""Fewest frames ranked together by the running percentile."""
-
 
 @dataclass(frozen=True)
 class DffParameters(Parameters):
-    """How F0 is found.
+    """How F0 is found, and what is divided by it.
 
     Parameters
     ----------
+    kind : {"auto", "dff", "detrended"}
+        dff: (F - F0) / F0, where F0 is fluorescence of the cell and of what lies under it.
+        detrended: F - F0 in counts, for one-photon recordings, whose background is mostly not of
+        the cell. auto: as the recording is marked.
     window : float
         Length of the running window whose percentile is the baseline, s; several times longer
-        than a transient (CaImAn: frames_window).
+        than a transient (CaImAn: frames_window; Suite2p: win_baseline). 0: the whole recording.
+    percentile_choice : {"automatic", "fixed"}
+        automatic: the percentile at which each cell rests, read from the density of its whole trace
+        (CaImAn: flag_auto). fixed: the same percentile for all.
     percentile : float
-        Percentile of the fluorescence in the window that is the baseline, % (CaImAn: quantileMin).
+        The fixed percentile, % (CaImAn: quantileMin; Suite2p: prctile_baseline). A low one lies
+        below the resting level by the noise: the 8th by 1.4 sd.
+    neuropil : {"background", "ring"}
+        background: source extraction has taken the neuropil out of the traces, and F0 is to have
+        it. ring: the weighted mean of the cell's pixels less a part of the mean of a ring around
+        it, read from the movie (Suite2p: Fneu).
+    ring_factor : float
+        Part of the ring's mean that is taken away (Suite2p: neucoeff).
+    ring_gap : int
+        Distance from the cell up to which pixels are not of its ring, px (Suite2p:
+        inner_neuropil_radius).
+    ring_pixels : int
+        Pixels a ring has at least; it is as wide as that takes (Suite2p: min_neuropil_pixels).
+    bleaching : {"none", "polynomial", "exponential"}
+        The trend of the resting level over the recording that is taken out first: what is longer
+        than the window. Divided out of dff, subtracted from detrended.
+    bleaching_order : int
+        Order of the polynomial.
+    output : {"raw", "denoised"}
+        raw: the traces with their noise. denoised: the denoised traces over the same F0 (CaImAn:
+        use_residuals=False).
     floor : float
-        Smallest F0, as a multiple of the trace's noise. F0 near or below zero would give wild
-        values; a cell whose F0 was raised to this is flagged.
+        Smallest F0 of dff, as a multiple of the trace's noise. F0 near or below zero would give
+        wild values; a cell whose F0 was raised to this is flagged.
     """
 
-    window: float = parameter(30.0, unit="s", above=0)
+    kind: Literal["auto", "dff", "detrended"] = parameter("auto")
+    window: float = parameter(30.0, unit="s", minimum=0)
+    percentile_choice: Literal["automatic", "fixed"] = parameter("automatic")
     percentile: float = parameter(8.0, unit="%", minimum=0, maximum=100)
+    neuropil: Literal["background", "ring"] = parameter("background")
+    ring_factor: float = parameter(0.7, minimum=0, maximum=1)
+    ring_gap: int = parameter(2, unit="px", minimum=0)
+    ring_pixels: int = parameter(350, minimum=1)
+    bleaching: Literal["none", "polynomial", "exponential"] = parameter("none")
+    bleaching_order: int = parameter(1, minimum=1, maximum=5)
+    output: Literal["raw", "denoised"] = parameter("raw")
     floor: float = parameter(1.0, unit="noise sd", minimum=0)
+
+    def check(self) -> None:
+        """Raise `InputError` for a value that another one leaves without effect."""
+        for name, other, needed in (
+            ("percentile", "percentile_choice", "fixed"),
+            ("ring_factor", "neuropil", "ring"),
+            ("ring_gap", "neuropil", "ring"),
+            ("ring_pixels", "neuropil", "ring"),
+            ("bleaching_order", "bleaching", "polynomial"),
+        ):
+            value, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if value != usual and getattr(self, other) != needed:
+                raise InputError(
+                    f"{name} is {value:g} but {other} is {getattr(self, other)!r}, which does not "
+                    f"use it; set {other} to {needed!r} or leave {name} at {usual:g}"
+                )
+
+    def check_movie(self, shape: tuple[int, ...]) -> None:
+        """Raise `InputError` where rings are to be read from a movie of volumes."""
+        if self.neuropil == "ring":
+            check_one_plane(shape, "dff")
 
 
 @dataclass(frozen=True)
 class Dff:
-    """Relative changes of fluorescence.
+    """Changes of fluorescence, and the baseline they are changes of.
 
     Parameters
     ----------
     traces : ndarray (cell, time)
-        dF/F as a fraction: 1 is a doubling.
+        Of the kind "dff", dF/F as a fraction: 1 is a doubling. Of the kind "detrended", F - F0 in
+        counts.
     baseline : ndarray (cell, time)
-        F0, what the change was divided by, in the unit of the fluorescence; above 0.
+        F0 of the raw fluorescence in its unit, before any bleaching is removed. Of "dff", what the
+        change was divided by: the cell's own and what lies under it, above 0. Of "detrended", what
+        was subtracted from the raw fluorescence (from denoised traces, their own rest is).
     floored : ndarray of bool (cell,)
         Whether F0 had to be raised to its floor in any frame: dF/F is not to be trusted.
+    percentile : ndarray (cell,)
+        Percentile of the window that was taken for the baseline, %.
+    kind : {"dff", "detrended"}
+        What the traces are.
+    output : {"raw", "denoised"}
+        Which fluorescence the traces are made of.
+    neuropil : {"background", "ring"}
+        How the neuropil was allowed for.
+    trend_limited : ndarray of bool (cell,), optional
+        Whether the trend that was to be removed could not be fitted, or was held at its bound.
     """
 
     traces: Floats
     baseline: Floats
     floored: NDArray[np.bool_]
+    percentile: Floats
+    kind: str = "dff"
+    output: str = "raw"
+    neuropil: str = "background"
+    trend_limited: NDArray[np.bool_] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "traces", np.ascontiguousarray(self.traces, np.float32))
-        object.__setattr__(self, "baseline", np.ascontiguousarray(self.baseline, np.float32))
-        object.__setattr__(self, "floored", np.ascontiguousarray(self.floored, bool))
+        limited = getattr(self, "trend_limited", None)
+        limited = np.zeros(len(self.traces), bool) if limited is None else limited
+        object.__setattr__(self, "trend_limited", limited)
+        for name in ("traces", "baseline", "percentile"):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
+        for name in ("floored", "trend_limited"):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), bool))
         if self.traces.ndim != 2 or self.traces.shape != self.baseline.shape:
             raise ValueError(f"traces {self.traces.shape} and baseline {self.baseline.shape}")
-        if self.floored.shape != self.traces.shape[:1]:
-            raise ValueError(f"{len(self.traces)} traces but {self.floored.shape} flags")
-
-
-def running_percentile(
-    traces: NDArray[np.floating], window: int, percentile: float
-) -> NDArray[np.float32]:
-    """Return the exact percentile of each trace in a window around every frame.
-
-    Equal to ``np.percentile`` of ``trace[t - window // 2 : t + (window + 1) // 2]``; at the ends
-    the window is what is left of it. Costs O(log window) per frame.
-
-    Parameters
-    ----------
-    traces : ndarray (cell, time)
-        Fluorescence in any unit. Frames that are NaN or infinite are left out.
-    window : int
-        Length of the window in frames, odd or even; it may exceed the trace.
-    percentile : float
-        Percentile, 0 to 100, interpolated linearly between values.
-
-    Returns
-    -------
-    ndarray (cell, time), float32
-        Percentile at each frame; NaN where the window has no frame left.
-
-    Raises
-    ------
-    ValueError
-        If `traces` are not (cell, time), the window is below 1 or the percentile is out of range.
-
-    References
-    ----------
-    .. [1] Fenwick, Softw. Pract. Exp. 1994, doi:10.1002/spe.4380240306
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> running_percentile(np.array([[3.0, 1.0, 2.0, 9.0]]), window=3, percentile=50)
-    array([[2. , 2. , 2. , 5.5]], dtype=float32)
-    """
-    traces = np.asarray(traces)
-    if traces.ndim != 2:
-        raise ValueError(f"traces have {traces.ndim} axes; they are (cell, time)")
-    if window < 1 or not 0 <= percentile <= 100:
-        raise ValueError(f"window {window} is at least 1, percentile {percentile} 0 to 100")
-    rows = np.ascontiguousarray(traces, dtype=np.float32)
-    result = np.empty_like(rows)
-    window = min(int(window), 2 * rows.shape[1] + 1)
-    for row, filled in zip(rows, result, strict=True):
-        _percentile_row(row, window, percentile / 100, filled)
-    return result
+        for name in ("floored", "percentile", "trend_limited"):
+            if getattr(self, name).shape != self.traces.shape[:1]:
+                raise ValueError(f"{len(self.traces)} traces but {name} of another number")
+        if self.kind not in KINDS.values():
+            raise ValueError(f"kind is {self.kind!r}; it is one of {', '.join(KINDS.values())}")
 
 
 def dff(
-    traces: NDArray[np.floating],
-    residuals: NDArray[np.floating],
-    background_under_cell: NDArray[np.floating],
+    fluorescence: Fluorescence,
     parameters: DffParameters,
     frame_rate: float,
+    modality: str = "two-photon",
 ) -> Dff:
-    """Return dF/F of each cell.
+    """Return the change of each cell's fluorescence relative to its baseline.
 
-    With F = traces + residuals, B the background under the cell and P the running percentile,
-    F0 = P(F) + P(B), not below its floor, and dF/F = (F - P(F)) / F0.
+    With F the fluorescence, B the background under the cell and P the running percentile, dff has
+    F0 = P(F) + P(B), not below its floor, and the traces (F - P(F)) / F0. Detrended has F0 = P(F)
+    and the traces F - F0. The denoised output puts C - P(C) in place of F - P(F), where C is the
+    denoised fluorescence.
+
+    Where bleaching is removed, P(X) is g P(X / g) for dff, g being the trend of the resting F + B,
+    and m + P(X - m) for detrended, m being the trend of X. A cell too short for a trend keeps its
+    light as it is, g is held between 0.2 and 5 times its mean, and both are flagged.
 
     Parameters
     ----------
-    traces, residuals : ndarray (cell, time)
-        Denoised fluorescence and what the denoising took away, in the same unit.
-    background_under_cell : ndarray (cell, time)
-        Fluorescence of the background in the footprint, in that unit; see
-        `background_under_cells`.
+    fluorescence : Fluorescence
+        Of the cells, from `napari_calcium.activity.neuropil`. Frames that are NaN or infinite in
+        `raw` or `behind` are left out.
     parameters : DffParameters
-        Window, percentile and floor.
+        Of any `neuropil`, which is not looked at here.
     frame_rate : float
         Frames per second, Hz.
+    modality : {"two-photon", "one-photon"}
+        How the recording is marked.
 
     Returns
     -------
     Dff
-        Never infinite; NaN only in frames where the fluorescence is NaN or infinite, or where
-        the background is throughout the window.
+        Never infinite; traces are NaN only in frames where the fluorescence is NaN or infinite, and
+        the baseline only where that is throughout the window.
 
     Raises
     ------
     InputError
-        If the frame rate is not above 0 Hz.
+        If the frame rate is not above 0 Hz, or dF/F is asked of a one-photon recording.
     ValueError
         If the arrays differ in shape.
 
@@ -180,96 +235,149 @@ def dff(
     Examples
     --------
     >>> import numpy as np
-    >>> traces = np.full((1, 90), 60.0)
-    >>> traces[0, 40] = 100.0
-    >>> zeros = np.zeros_like(traces)
-    >>> result = dff(traces, zeros, zeros + 20, DffParameters(), frame_rate=30.0)
+    >>> raw = np.full((1, 90), 60.0)
+    >>> raw[0, 40] = 100.0
+    >>> light = Fluorescence(raw, raw, behind=np.full((1, 90), 20.0))
+    >>> result = dff(light, DffParameters(), frame_rate=30.0)
     >>> result.traces[0, 39:42], result.baseline[0, 0], result.floored
     (array([0. , 0.5, 0. ], dtype=float32), np.float32(80.0), array([False]))
+    >>> dff(light, DffParameters(), frame_rate=30.0, modality="one-photon").traces[0, 39:42]
+    array([ 0., 40.,  0.], dtype=float32)
     """
     _check_frame_rate(frame_rate)
-    fluorescence = np.asarray(traces, np.float32) + np.asarray(residuals, np.float32)
-    background = np.asarray(background_under_cell, np.float32)
-    if fluorescence.shape != np.shape(traces) or background.shape != fluorescence.shape:
-        raise ValueError("traces, residuals and background differ in shape")
-    window = max(1, round(parameters.window * frame_rate))
-    resting = running_percentile(fluorescence, window, parameters.percentile)
-    behind = running_percentile(background, window, parameters.percentile)
-    floor = _f0_floor(fluorescence, parameters.floor)[:, None]
-    with np.errstate(invalid="ignore"):  # a frame without fluorescence: NaN stays NaN
-        f0 = resting + behind
-        floored = np.any(f0 < floor, axis=1)
-        f0 = np.maximum(f0, floor)
-        change = np.where(np.isfinite(fluorescence), (fluorescence - resting) / f0, np.nan)
-    return Dff(change, f0, floored)
-
-
-def background_under_cells(components: Components) -> Floats:
-    """Return the background's fluorescence in each footprint, in the unit of the traces.
-
-    The coefficient a cell would need to explain the background in its own pixels,
-    ``footprint @ background / (footprint @ footprint)``; footprints are of unit norm, so the
-    background is weighted exactly as the cell's own fluorescence is.
-
-    Parameters
-    ----------
-    components : Components
-        Cells and background.
-
-    Returns
-    -------
-    ndarray (cell, time), float32
-        Background under each cell; 0 for a footprint that is 0 everywhere.
-
-    Examples
-    --------
-    >>> import numpy as np, scipy.sparse as sp
-    >>> from napari_calcium.components import Background
-    >>> footprint = sp.csc_array(np.array([[0.6], [0.8], [0.0]]))
-    >>> background = Background(sp.csc_array(np.ones((3, 1))), np.full((1, 2), 10.0))
-    >>> zeros = np.zeros((1, 2))
-    >>> cells = Components(footprint, (1, 3), zeros, zeros, zeros, background, np.arange(1))
-    >>> background_under_cells(cells).round(3)
-    array([[14., 14.]], dtype=float32)
-    """
-    footprints = components.footprints
-    energy = np.asarray(footprints.power(2).sum(axis=0), np.float64).ravel()
-    overlap = (footprints.T @ components.background.footprints).toarray()
-    weights = overlap / np.where(energy > 0, energy, 1)[:, None]
-    return np.asarray(weights.astype(np.float32) @ components.background.traces, np.float32)
+    kind = _kind(parameters, modality)
+    shapes = {np.shape(part) for part in fluorescence if part is not None}
+    if len(shapes) != 1:
+        raise ValueError("raw, denoised and background fluorescence differ in shape")
+    n_cells, n_frames = shapes.pop()
+    frames = 0 if parameters.window == 0 else max(1, round(parameters.window * frame_rate))
+    parts = [
+        CHANGES[kind](_known(fluorescence, run), parameters, frames)
+        for run in blocks(n_cells, max(1, VALUES_AT_ONCE // max(1, n_frames)))
+    ]
+    if not parts:
+        parts = [CHANGES[kind](_known(fluorescence, slice(0)), parameters, frames)]
+    arrays = (np.concatenate(part) for part in zip(*parts, strict=True))
+    names = (kind, parameters.output, parameters.neuropil)
+    traces, baseline, floored, percentile, limited = arrays
+    return Dff(traces, baseline, floored, percentile, *names, limited)
 
 
 def dff_components(
-    components: Delayed, frame_rate: float, parameters: DffParameters | None = None
+    movie: Movie | None,
+    components: Delayed,
+    frame_rate: float,
+    parameters: DffParameters | None = None,
+    modality: str = "two-photon",
 ) -> Delayed:
-    """Return lazily the dF/F of components; nothing is computed here.
+    """Return lazily the changes of fluorescence of components; nothing is computed here.
 
     Parameters
     ----------
+    movie : Movie, optional
+        The registered recording, of one plane; only rings need it, and only for them is it read:
+        one pass.
     components : Delayed of Components
-        Cells and background of a recording.
+        Cells and background of the recording.
     frame_rate : float
         Frames per second, Hz.
     parameters : DffParameters, optional
-        Window, percentile and floor.
+        How F0 is found.
+    modality : {"two-photon", "one-photon"}
+        How the recording is marked.
 
     Returns
     -------
     Delayed of Dff
-        One task: traces are small beside the movie they come from.
+        The cells are shared out to 16 tasks; each cell is worked on by itself, so the result
+        depends neither on that nor on the workers.
 
     Raises
     ------
     InputError
-        If the frame rate is not above 0 Hz.
+        If the frame rate is not above 0 Hz, dF/F is asked of a one-photon recording, or the movie
+        is of volumes; when computed, if footprints cover the field so that there are no rings.
+    ValueError
+        If rings are asked for without a movie.
+
+    Examples
+    --------
+    >>> import scipy.sparse as sp
+    >>> from napari_calcium.components import Background
+    >>> nothing = Background(sp.csc_array((1, 0)), np.zeros((0, 90)))
+    >>> footprint, traces = sp.csc_array([[1.0]]), np.full((1, 90), 60.0)
+    >>> cells = Components(footprint, (1, 1), traces, traces, traces, nothing, np.arange(1))
+    >>> dff_components(None, delayed(cells), frame_rate=30.0).compute().baseline[0, :2]
+    array([120., 120.], dtype=float32)
     """
+    parameters = parameters or DffParameters()
     _check_frame_rate(frame_rate)
-    return delayed(_dff_of, pure=True)(components, parameters or DffParameters(), frame_rate)
+    _kind(parameters, modality)
+    corrected = None
+    if parameters.neuropil == "ring":
+        if movie is None:
+            raise ValueError("neuropil is 'ring', which is read from a movie, but there is none")
+        parameters.check_movie(movie.frames.shape)
+        ring = (parameters.ring_factor, parameters.ring_gap, parameters.ring_pixels)
+        corrected = ring_corrected(movie, components, *ring)
+    groups = [
+        delayed(_of_group, pure=True)(
+            components, corrected, group, parameters, frame_rate, modality
+        )
+        for group in range(GROUPS)
+    ]
+    return delayed(_joined, pure=True)(groups)
 
 
-def _dff_of(components: Components, parameters: DffParameters, frame_rate: float) -> Dff:
-    background = background_under_cells(components)
-    return dff(components.traces, components.residuals, background, parameters, frame_rate)
+def dff_to_arrays(result: Dff) -> dict[str, NDArray[Any]]:
+    """Return the arrays of the group "dff" of a session by their names.
+
+    Examples
+    --------
+    >>> zeros = np.zeros((2, 9))
+    >>> list(dff_to_arrays(Dff(zeros, zeros, np.zeros(2), np.zeros(2))))
+    ['traces', 'baseline', 'floored', 'percentile']
+    """
+    names = ("traces", "baseline", "floored", "percentile")
+    return {name: getattr(result, name) for name in names}
+
+
+def dff_attrs(result: Dff) -> dict[str, dict[str, Any]]:
+    """Return the attributes of the group "dff" of a session and of its arrays.
+
+    Examples
+    --------
+    >>> zeros = np.zeros((2, 9))
+    >>> attrs = dff_attrs(Dff(zeros, zeros, np.ones(2), np.zeros(2), kind="dff", output="raw"))
+    >>> attrs[""]["n_floored"], attrs["traces"]
+    (2, {'units': '1', 'comment': 'dF/F of the raw fluorescence, as a fraction'})
+    """
+    units, comment = {
+        "dff": ("1", "dF/F of the {} fluorescence, as a fraction"),
+        "detrended": ("counts", "detrended {} fluorescence, F - F0"),
+    }[result.kind]
+    group = {
+        "kind": result.kind,
+        "output": result.output,
+        "neuropil": result.neuropil,
+        "n_floored": int(np.count_nonzero(result.floored)),
+        "n_trend_limited": int(np.count_nonzero(result.trend_limited)),
+    }
+    return {"": group, "traces": {"units": units, "comment": comment.format(result.output)}}
+
+
+def _kind(parameters: DffParameters, modality: str) -> str:
+    """Return which kind of traces there will be."""
+    if modality not in KINDS:
+        raise InputError(f"modality is {modality!r}; it must be one of {', '.join(KINDS)}")
+    if parameters.kind == "auto":
+        return KINDS[modality]
+    if parameters.kind == "dff" and KINDS[modality] == "detrended":
+        raise InputError(
+            "kind is 'dff' but the recording is marked one-photon, whose background is not the "
+            "cells' own; set kind to 'auto', or import the recording as two-photon"
+        )
+    return parameters.kind
 
 
 def _check_frame_rate(frame_rate: float) -> None:
@@ -277,84 +385,157 @@ def _check_frame_rate(frame_rate: float) -> None:
         raise InputError(f"frame_rate is {frame_rate} Hz; give the frames recorded per second")
 
 
-def _f0_floor(fluorescence: Floats, multiple: float) -> Floats:
+def _of_group(
+    components: Components,
+    corrected: Floats | None,
+    group: int,
+    parameters: DffParameters,
+    frame_rate: float,
+    modality: str,
+) -> Dff:
+    n_cells = components.n_cells
+    cells = slice(group * n_cells // GROUPS, (group + 1) * n_cells // GROUPS)
+    if corrected is None:
+        light = above_background(components, cells)
+    else:
+        light = above_ring(components, corrected, cells)
+    return dff(light, parameters, frame_rate, modality)
+
+
+def _joined(groups: list[Dff]) -> Dff:
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(group, name) for group in groups])
+        for name in ("traces", "baseline", "floored", "percentile", "trend_limited")
+    }
+    return replace(groups[0], **arrays)
+
+
+# ---------------------------------------------------------------------------- some cells at a time
+
+
+class _Light(NamedTuple):
+    """`Fluorescence` of some cells in double precision, NaN in frames where it is not known."""
+
+    raw: Doubles
+    denoised: Doubles
+    behind: Doubles | None
+
+
+class _Change(NamedTuple):
+    """The arrays of a `Dff` of some cells."""
+
+    traces: Floats
+    baseline: Floats
+    floored: NDArray[np.bool_]
+    percentile: Floats
+    trend_limited: NDArray[np.bool_]
+
+
+class _Resting(NamedTuple):
+    """Takes the resting level of traces: window in frames, 0 for all of them, and percentiles."""
+
+    window: int
+    percentiles: Floats
+
+    def __call__(self, traces: Doubles) -> Doubles:
+        """Return the level (cell, time)."""
+        if self.window:
+            return running_percentile(traces, self.window, self.percentiles).astype(np.float64)
+        level = whole_percentile(traces, self.percentiles).astype(np.float64)
+        return np.repeat(level[:, None], traces.shape[1], axis=1)
+
+
+def _relative(light: _Light, parameters: DffParameters, window: int) -> _Change:
+    """Return dF/F of some cells, the trend divided out."""
+    factor, limited = np.ones((len(light.raw), 1)), np.zeros(len(light.raw), bool)
+    if parameters.bleaching != "none":
+        whole = light.raw if light.behind is None else light.raw + light.behind
+        trend = positive_part(_trend(whole, light.raw, parameters))
+        factor, limited = trend.values.astype(np.float64), trend.limited
+    resting = _Resting(window, _percentiles(light.raw / factor, parameters, window))
+    own = f0 = factor * resting(light.raw / factor)
+    if light.behind is not None:
+        f0 = own + factor * resting(light.behind / factor)
+    floor = _f0_floor(light.raw, parameters.floor)[:, None]
+    floored = np.any(f0 < floor, axis=1)
+    f0 = np.maximum(f0, floor)
+    chosen = light.raw
+    if parameters.output == "denoised":
+        chosen, own = light.denoised, factor * resting(light.denoised / factor)
+    change = _finite((chosen - own) / f0)
+    return _Change(change, _finite(f0), floored, resting.percentiles, limited)
+
+
+def _detrended(light: _Light, parameters: DffParameters, window: int) -> _Change:
+    """Return F - F0 of some cells, the trend subtracted."""
+    slow, limited = _slow(light.raw, light.raw, parameters)
+    resting = _Resting(window, _percentiles(light.raw - slow, parameters, window))
+    f0 = own = slow + resting(light.raw - slow)
+    chosen = light.raw
+    if parameters.output == "denoised":
+        chosen = light.denoised
+        slow, _ = _slow(chosen, light.raw, parameters)
+        own = slow + resting(chosen - slow)
+    floored = np.zeros(len(f0), bool)
+    return _Change(_finite(chosen - own), _finite(f0), floored, resting.percentiles, limited)
+
+
+def _slow(
+    light: Doubles, raw: Doubles, parameters: DffParameters
+) -> tuple[Doubles, NDArray[np.bool_]]:
+    if parameters.bleaching == "none":
+        return np.zeros((len(light), 1)), np.zeros(len(light), bool)
+    trend = _trend(light, raw, parameters)
+    return trend.values.astype(np.float64), trend.limited
+
+
+CHANGES: dict[str, Callable[[_Light, DffParameters, int], _Change]] = {
+    "dff": _relative,
+    "detrended": _detrended,
+}
+
+
+def _known(fluorescence: Fluorescence, cells: slice) -> _Light:
+    raw = _doubles(fluorescence.raw[cells])
+    denoised = _doubles(fluorescence.denoised[cells])
+    known, behind = np.isfinite(raw), None
+    if fluorescence.behind is not None:
+        behind = _doubles(fluorescence.behind[cells])
+        known &= np.isfinite(behind)
+        behind = np.where(known, behind, np.nan)
+    denoised = np.where(known & np.isfinite(denoised), denoised, np.nan)
+    return _Light(np.where(known, raw, np.nan), denoised, behind)
+
+
+def _doubles(traces: NDArray[np.floating]) -> Doubles:
+    """Return traces of single precision in double: what is equal to its baseline stays equal."""
+    return np.asarray(np.asarray(traces, np.float32), np.float64)
+
+
+def _percentiles(traces: Doubles, parameters: DffParameters, window: int) -> Floats:
+    if parameters.percentile_choice == "automatic":
+        return resting_percentiles(traces, window)
+    return np.full(len(traces), parameters.percentile, np.float32)
+
+
+def _trend(light: Doubles, raw: Doubles, parameters: DffParameters) -> Trend:
+    """Return the trend of the resting level of light, at the percentile of raw."""
+    percentiles = _percentiles(raw, parameters, max(1, light.shape[1] // WINDOWS_OF_TREND))
+    if parameters.bleaching == "polynomial":
+        return polynomial_trend(light, percentiles, parameters.bleaching_order)
+    return exponential_trend(light, percentiles)
+
+
+def _f0_floor(fluorescence: Doubles, multiple: float) -> Doubles:
     """Smallest F0 (cell,), above 0 even for a trace without noise."""
-    floor = multiple * noise_level(fluorescence)
-    known, tiny = np.isfinite(fluorescence), np.finfo(np.float32).tiny
+    floor = multiple * noise_level(fluorescence).astype(np.float64)
+    known, tiny = np.isfinite(fluorescence), float(np.finfo(np.float32).tiny)
     largest = np.max(np.abs(fluorescence), axis=1, initial=0, where=known)
-    silent = np.where(largest > 0, SMALLEST_F0 * largest, 1).astype(np.float32)
+    silent = np.where(largest > 0, SMALLEST_F0 * largest, 1)
     return np.maximum(np.where(floor > 0, np.maximum(floor, LEAST_FLOOR * largest), silent), tiny)
 
 
-def _percentile_row(trace: Floats, window: int, fraction: float, result: Floats) -> None:
-    """Fill the running percentile of one trace, ranked in parts about as long as the window."""
-    before, after = window // 2, (window + 1) // 2
-    for part in blocks(len(trace), max(window, SHORTEST_PART)):
-        first = max(part.start - before, 0)
-        piece = trace[first : part.stop + after]
-        order = np.argsort(piece)
-        start, stop = part.start - first, part.stop - first
-        _percentile_part(piece, order, start, stop, before, after, fraction, result[part])
-
-
-@njit(nogil=True, cache=True)
-def _percentile_part(  # type: ignore[no-untyped-def]
-    piece, order, start, stop, before, after, fraction, result
-):
-    """Running percentile of frames `start` to `stop` of a piece that holds their windows."""
-    rank = np.empty(len(piece), np.int64)
-    rank[order] = np.arange(len(piece))
-    tree = np.zeros(len(piece) + 1, np.int64)
-    top = 1
-    while 2 * top <= len(piece):
-        top *= 2
-    left = right = count = 0
-    for frame in range(start, stop):
-        while right < min(frame + after, len(piece)):
-            count += _add(tree, rank, piece, right, 1)
-            right += 1
-        while left < frame - before:
-            count += _add(tree, rank, piece, left, -1)
-            left += 1
-        result[frame - start] = _quantile(tree, top, order, piece, count, fraction)
-
-
-@njit(nogil=True, cache=True)
-def _add(tree, rank, piece, frame, amount):  # type: ignore[no-untyped-def]
-    """Count a frame in the tree of ranks, or no longer; returns the change of the count."""
-    if not np.isfinite(piece[frame]):
-        return 0
-    node = rank[frame] + 1
-    while node < len(tree):
-        tree[node] += amount
-        node += node & -node
-    return amount
-
-
-@njit(nogil=True, cache=True)
-def _quantile(tree, top, order, piece, count, fraction):  # type: ignore[no-untyped-def]
-    """Linear interpolation between the two ranked values, rounded as numpy does."""
-    if count == 0:
-        return np.nan
-    place = (count - 1) * fraction
-    whole = min(int(np.floor(place)), count - 1)
-    low = np.float64(piece[order[_select(tree, top, whole)]])
-    if whole == count - 1 or place == whole:
-        return low
-    high = np.float64(piece[order[_select(tree, top, whole + 1)]])
-    part = place - whole
-    if part >= 0.5:
-        return high - (high - low) * (1 - part)
-    return low + (high - low) * part
-
-
-@njit(nogil=True, cache=True)
-def _select(tree, top, index):  # type: ignore[no-untyped-def]
-    """Rank of the entry before which there are `index` entries."""
-    node, step = 0, top
-    while step > 0:
-        if node + step < len(tree) and tree[node + step] <= index:
-            node += step
-            index -= tree[node]
-        step //= 2
-    return node
+def _finite(values: Doubles) -> Floats:
+    """Return values in single precision, none of them infinite; NaN stays."""
+    largest = float(np.finfo(np.float32).max)
+    return np.clip(values, -largest, largest).astype(np.float32)

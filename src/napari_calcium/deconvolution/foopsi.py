@@ -23,7 +23,7 @@ from napari_calcium.deconvolution.autoregression import (
 from napari_calcium.deconvolution.constrained import Penalty, deconvolve
 from napari_calcium.deconvolution.decay import SLOWEST_RISE, fitted_decay, fitted_rise, noise_left
 from napari_calcium.deconvolution.isolated import refined_coefficients
-from napari_calcium.deconvolution.oasis import Trace
+from napari_calcium.deconvolution.oasis import Trace, as_trace, known_part
 from napari_calcium.errors import InputError
 from napari_calcium.movie import blocks
 from napari_calcium.parameters import Parameters, parameter
@@ -111,7 +111,8 @@ class DeconvolvedTraces:
     calcium : ndarray (cell, time)
         Denoised fluorescence with its baseline, in the traces' unit.
     activity : ndarray (cell, time)
-        Non-negative increments of calcium per frame, in the traces' unit.
+        Non-negative increments of calcium per frame, in the traces' unit. 0 in the first frame that
+        is known: calcium there may be left over from before.
     baseline, noise : ndarray (cell,)
         Fluorescence without calcium, and standard deviation of the noise, in the traces' unit.
     time_constants : ndarray (cell, 2)
@@ -134,8 +135,10 @@ class Foopsi:
     calcium : ndarray (time,)
         Denoised fluorescence above the baseline, in the trace's unit (CaImAn: ``c``).
     activity : ndarray (time,)
-        Non-negative increments of calcium per frame, in the trace's unit (CaImAn: ``sp``); the
-        first frame's is calcium left over from before (``c1``).
+        Non-negative increments of calcium per frame, in the trace's unit (CaImAn: ``sp``); 0 in
+        the first frame that is known.
+    initial : float
+        Calcium in that frame, left over from before (CaImAn: ``c1``); it only decays.
     baseline, noise : float
         In the trace's unit (CaImAn: ``bl``, ``sn``).
     coefficients : ndarray (order,)
@@ -150,6 +153,7 @@ class Foopsi:
 
     calcium: Trace
     activity: Trace
+    initial: float
     baseline: float
     noise: float
     coefficients: NDArray[np.float64]
@@ -238,9 +242,19 @@ def constrained_foopsi(
         g, n_isolated = refined_coefficients(row, g, sd)
     least = options.min_spike * (sd if options.min_spike_unit == "noise" else 1.0)
     found = deconvolve(row, g, sd, baseline, options.penalty, least)
-    times = time_constants(g[None], frame_rate)[0]
+    first = known_part(as_trace(row)).start
+    initial = float(found.activity[first])
+    found.activity[first] = 0
     return Foopsi(
-        found.calcium, found.activity, found.baseline, sd, g, times, found.penalty, n_isolated
+        calcium=found.calcium,
+        activity=found.activity,
+        initial=initial,
+        baseline=found.baseline,
+        noise=sd,
+        coefficients=g,
+        time_constants=time_constants(g[None], frame_rate)[0],
+        penalty=found.penalty,
+        n_isolated=n_isolated,
     )
 
 
@@ -422,6 +436,8 @@ def _deconvolved(
         found = deconvolve(trace, g[cell], sd, penalty=options.penalty, min_spike=least)
         calcium[cell] = found.calcium + np.float32(found.baseline)
         activity[cell], baseline[cell] = found.activity, found.baseline
+        if (known := known_part(trace)).stop:
+            activity[cell, known.start] = 0
     times = time_constants(g, frame_rate).astype(np.float32)
     return DeconvolvedTraces(calcium, activity, baseline, noise, times)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,84 @@ from numpy.typing import NDArray
 from napari_calcium.errors import InputError
 from napari_calcium.io.session import Session
 
-__all__ = ["export_csv", "export_piecewise_csv", "export_shifts_csv"]
+__all__ = [
+    "KINDS",
+    "Kind",
+    "export_csv",
+    "export_piecewise_csv",
+    "export_shifts_csv",
+    "kind_of_change",
+    "kinds_of",
+]
 
-KINDS = {"dff": "dff", "raw": "source_extraction", "denoised": "source_extraction"}
-"""The group that holds each kind of trace."""
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of trace.
+
+    Parameters
+    ----------
+    array : str
+        The session's array that holds it; raw traces are that and the residuals.
+    title : str
+        Its name in plots.
+    unit : str
+        Its unit.
+    """
+
+    array: str
+    title: str
+    unit: str = "counts"
+
+    @property
+    def label(self) -> str:
+        """Its name with its unit.
+
+        Examples
+        --------
+        >>> KINDS["dff"].label, KINDS["detrended"].label
+        ('dF/F (fraction)', 'detrended (counts)')
+        """
+        return f"{self.title} ({self.unit})"
+
+
+KINDS = {
+    "dff": Kind("dff/traces", "dF/F", "fraction"),
+    "detrended": Kind("dff/traces", "detrended"),
+    "raw": Kind("source_extraction/traces", "raw"),
+    "denoised": Kind("source_extraction/traces", "denoised"),
+    "deconvolved": Kind("source_extraction/deconvolved", "deconvolved", "counts/frame"),
+    "f0": Kind("dff/baseline", "F0"),
+}
+"""The kinds of traces, by their names in tables."""
+
+CHANGES = ("dff", "detrended")
+"""The kinds of which a session has only one."""
+
+
+def kind_of_change(session: Session) -> str:
+    """Return what the traces of the stage dff are.
+
+    Parameters
+    ----------
+    session : Session
+        A session; one without that stage, or of an earlier version, is taken for one of dF/F.
+
+    Returns
+    -------
+    {"dff", "detrended"}
+        A fraction of F0; or, of one-photon recordings, the difference from F0 in counts.
+    """
+    return str(session.group_attrs("dff").get("kind", "dff")) if "dff" in session else "dff"
+
+
+def kinds_of(session: Session) -> tuple[str, ...]:
+    """Return the kinds of traces of a session whose stages have run, the change first."""
+    return kind_of_change(session), *(kind for kind in KINDS if kind not in CHANGES)
 
 
 def export_csv(
-    session: Session, path: str | Path, *, accepted_only: bool = True, kind: str = "dff"
+    session: Session, path: str | Path, *, accepted_only: bool = True, kind: str | None = None
 ) -> int:
     """Write traces as a table, one row per frame, one column per cell.
 
@@ -28,12 +100,16 @@ def export_csv(
     session : Session
         A session with the traces asked for.
     path : path
-        The file to write; its folder is made. An existing file is replaced.
+        The file to write; its folder is made. An existing file is replaced. The first column is
+        the time in seconds, the others are headed by cell, kind and unit, such as
+        ``cell_12 dff (fraction)`` or ``cell_12 f0 (counts)``. NaN is an empty cell, which Excel,
+        R, MATLAB and pandas all take for a value that is missing.
     accepted_only : bool
         Leave out cells that evaluation rejected.
-    kind : {"dff", "raw", "denoised"}
-        dF/F as a fraction, or the trace before or after denoising in counts. The first column is
-        the time in seconds, the others are headed ``cell_ID KIND``.
+    kind : {"dff", "detrended", "raw", "denoised", "deconvolved", "f0"}, optional
+        dF/F (CaImAn: ``F_dff``), or of one-photon recordings the detrended trace; the trace before
+        or after denoising (``C + YrA``, ``C``); the activity in each frame (``S``); or the running
+        baseline. dF/F or detrended traces, whichever there are, if not given.
 
     Returns
     -------
@@ -44,12 +120,14 @@ def export_csv(
     ------
     InputError
         If the stage that makes the traces has not run, or ran before a stage that it needs, or
-        the file cannot be written.
+        made the other of dF/F and detrended traces, or the file cannot be written.
     """
+    kind = kind or kind_of_change(session)
     if kind not in KINDS:
         raise InputError(f"kind of trace is {kind!r}; it must be one of {', '.join(KINDS)}")
-    session.current(KINDS[kind])
-    traces = session.read(f"{KINDS[kind]}/traces")
+    session.current(KINDS[kind].array.split("/")[0])
+    _check_change(session, kind)
+    traces = session.read(KINDS[kind].array)
     if kind == "raw":
         traces = traces + session.read("source_extraction/residuals")
     identities = session.read("source_extraction/cell_id")
@@ -57,14 +135,34 @@ def export_csv(
         session.current("component_evaluation")
         accepted = session.quality().accepted
         traces, identities = traces[accepted], identities[accepted]
-    header = ["time (s)", *(f"cell_{identity} {kind}" for identity in identities)]
+    columns = (f"cell_{identity} {kind} ({KINDS[kind].unit})" for identity in identities)
     times = np.arange(traces.shape[1]) / session.frame_rate
     rows = (
-        [f"{time:.6f}", *(f"{value:.6g}" for value in values)]
+        [f"{time:.6f}", *map(_text, values.tolist())]
         for time, values in zip(times, traces.T, strict=True)
     )
-    _write_table(Path(path), header, rows)
+    _write_table(Path(path), ["time (s)", *columns], rows)
     return len(traces)
+
+
+def _check_change(session: Session, kind: str) -> None:
+    """Refuse dF/F of a session of detrended traces, and the other way round."""
+    there = kind_of_change(session)
+    if kind in CHANGES and kind != there:
+        raise InputError(
+            f"{session.path} has {there} traces and no {kind} traces; export --kind {there}"
+        )
+
+
+def _text(value: float) -> str:
+    """Write a value with six digits; nothing for NaN.
+
+    Examples
+    --------
+    >>> _text(12.3456789), _text(math.nan)
+    ('12.3457', '')
+    """
+    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def export_shifts_csv(session: Session, path: str | Path) -> int:

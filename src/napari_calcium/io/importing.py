@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import dask.array as da
 import numpy as np
@@ -26,10 +26,14 @@ class ImportParameters(Parameters):
         Frames recorded per second, Hz; of volumes, volumes per second. CaImAn: fr; Suite2p: fs.
     pixel_size : float
         Length of a pixel's side, um; 0 where unknown. CaImAn: dxy.
+    modality : {"two-photon", "one-photon"}
+        How it was recorded. One-photon recordings (miniscopes, widefield) have no fluorescence at
+        rest to divide by: their traces are "detrended", never dF/F. It can be changed later.
     """
 
     frame_rate: float = parameter(unit="Hz", above=0, maximum=100_000)
     pixel_size: float = parameter(0.0, unit="um", minimum=0)
+    modality: Literal["two-photon", "one-photon"] = parameter("two-photon", mark=True)
 
 
 def checked_range(frames: da.Array) -> Delayed:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from napari_calcium.footprints import outlines
+from napari_calcium.io.export import KINDS, kind_of_change
 from napari_calcium.io.session import Session
 
 __all__ = ["save_overview"]
@@ -19,6 +20,8 @@ TRACES = 10
 
 def save_overview(session: Session, path: str | Path) -> None:
     """Draw the mean image with the outlines of the accepted cells, and traces of ten of them.
+
+    The traces are dF/F, or of one-photon recordings detrended, as is said above them.
 
     Parameters
     ----------
@@ -61,17 +64,29 @@ def _draw_field(axes: Any, mean: NDArray[np.float32], pixel_size: float) -> None
 def _draw_traces(
     axes: Any, session: Session, cells: NDArray[np.intp], colours: dict[int, str]
 ) -> None:
-    """Draw dF/F traces one above the other, each scaled to the same height."""
+    """Draw dF/F or detrended traces one above the other, each scaled to the same height."""
     times = np.arange(session.array("dff/traces").shape[1]) / session.frame_rate
     identities = session.read("source_extraction/cell_id")
     traces = session.read("dff/traces")[cells]
     for place, (cell, trace) in enumerate(zip(cells, traces, strict=True)):
-        scale = max(float(trace.max()), 1e-9)
+        scale = float(np.max(trace, initial=1e-9, where=np.isfinite(trace)))
         axes.plot(times, trace / scale - 1.15 * place, color=colours[int(cell)], linewidth=0.8)
-        axes.text(times[-1], -1.15 * place, f"  max {scale:.2g}", va="bottom", fontsize=8)
+        axes.text(times[-1], -1.15 * place, f"  max {_two_digits(scale)}", va="bottom", fontsize=8)
     axes.set_yticks(
         -1.15 * np.arange(len(cells)), [f"cell {identities[cell]}" for cell in cells], fontsize=8
     )
     axes.set_xlabel("time (s)")
-    axes.set_title("dF/F, each scaled to its maximum")
+    label = KINDS[kind_of_change(session)].label
+    axes.set_title(f"{label}, each scaled to its maximum")
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _two_digits(value: float) -> str:
+    """Return a value with two digits that count, and without a power of ten.
+
+    Examples
+    --------
+    >>> _two_digits(0.1234), _two_digits(1234.5)
+    ('0.12', '1200')
+    """
+    return f"{float(f'{value:.2g}'):g}"

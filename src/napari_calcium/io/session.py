@@ -61,6 +61,9 @@ MUCH_MORE_MOTION = 1.5
 OUTSIDE = ("source", "files")
 """Inputs of stages that are no stages."""
 
+MARKS = ("modality",)
+"""What a recording is marked with, as inputs of the stages that heed it."""
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -148,7 +151,7 @@ VARIABLES: Mapping[str, Variable] = {
         ("cell", "time"), "counts", "denoised fluorescence above rest"
     ),
     "source_extraction/residuals": Variable(("cell", "time"), "counts", "raw minus denoised trace"),
-    "source_extraction/deconvolved": Variable(("cell", "time"), "counts", "activity"),
+    "source_extraction/deconvolved": Variable(("cell", "time"), "counts/frame", "activity"),
     "source_extraction/background/footprints/data": Variable(("entry",), "1", "weights (CSC)"),
     "source_extraction/background/footprints/indices": Variable(
         ("entry",), "1", "pixel = y * width + x"
@@ -174,8 +177,9 @@ VARIABLES: Mapping[str, Variable] = {
     ),
     "component_evaluation/accepted": Variable(("cell",), "1", "the decision"),
     "dff/traces": Variable(("cell", "time"), "1", "dF/F as a fraction"),
-    "dff/baseline": Variable(("cell", "time"), "counts", "F0, the denominator of dF/F"),
+    "dff/baseline": Variable(("cell", "time"), "counts", "F0, what was divided by or subtracted"),
     "dff/floored": Variable(("cell",), "1", "whether F0 was raised to a multiple of the noise"),
+    "dff/percentile": Variable(("cell",), "%", "percentile taken for the resting level"),
 }
 
 
@@ -268,6 +272,16 @@ class Session:
         return float(self._imported["pixel_size"])
 
     @property
+    def modality(self) -> str:
+        """How the recording is marked: "two-photon" or "one-photon"."""
+        return str(self.attrs.get("modality", "two-photon"))
+
+    def heeds(self, record: StageRecord) -> bool:
+        """Whether a stage's results are of a recording marked as this one is now."""
+        marks = {name: record.inputs[name] for name in MARKS if name in record.inputs}
+        return all(getattr(self, name) == value for name, value in marks.items())
+
+    @property
     def _imported(self) -> Mapping[str, Any]:
         """The parameters of the import: they change together with the movie."""
         record = self.record("movie")
@@ -311,14 +325,20 @@ class Session:
         Raises
         ------
         InputError
-            If the stage has not run, or a stage it needs has run again since.
+            If the stage has not run, or since then a stage it needs has run again or the recording
+            was marked otherwise.
         """
         record = self.record(group)
         if record is None:
             raise InputError(f"{self.path} has no {group}; run {_stage_of(group)} first")
+        if not self.heeds(record):
+            raise InputError(
+                f"{record.stage} in {self.path} was made before the recording was marked "
+                f"{self.modality}; run it again"
+            )
         for stage, digest in record.inputs.items():
             if (
-                stage not in OUTSIDE
+                stage not in (*OUTSIDE, *MARKS)
                 and self.current(STAGE_GROUPS.get(stage, stage)).digest != digest
             ):
                 raise InputError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_calcium.io.export import KINDS, kind_of_change
 from napari_calcium.io.session import Session
 from napari_calcium.napari.layers import of_these_cells
 
@@ -18,25 +20,59 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class CellTraces:
-    """The traces of one cell.
+    """The traces of one cell; NaN in frames where something is not known.
 
     Parameters
     ----------
     title : str
-        The cell, its scores and the decision.
+        The cell, its scores, the decision, and whether its F0 was floored.
     seconds : ndarray (time,)
         Time of each frame, s.
     raw, denoised : ndarray (time,)
-        Fluorescence above rest, in the movie's unit, with its noise and without.
+        Fluorescence above rest, in counts, with its noise and without.
+    deconvolved : ndarray (time,)
+        Activity, in counts per frame.
     dff : ndarray (time,), optional
-        dF/F as a fraction, where the stage was run on these cells.
+        Change of fluorescence, where the stage was run on these cells: dF/F as a fraction, or of
+        one-photon recordings detrended, in counts.
+    f0 : ndarray (time,), optional
+        F0, in counts, where `dff` is.
+    fluorescence : ndarray (time,), optional
+        The fluorescence that F0 is the baseline of, in counts, where `dff` is: that which lies
+        above F0 by the change. It is not `raw`: of dF/F it has in it the background at rest.
+    dff_kind : {"dff", "detrended"}
+        What `dff` is.
+    output : {"raw", "denoised"}
+        Whether `dff` and `fluorescence` have their noise.
+    floored : bool
+        Whether F0 was raised to its floor in any frame: the change is not to be trusted.
     """
 
     title: str
     seconds: NDArray[np.float64]
     raw: Floats
     denoised: Floats
-    dff: Floats | None
+    deconvolved: Floats
+    dff: Floats | None = None
+    f0: Floats | None = None
+    fluorescence: Floats | None = None
+    dff_kind: str = "dff"
+    output: str = "raw"
+    floored: bool = False
+
+    @property
+    def dff_units(self) -> str:
+        """The unit of `dff`: "fraction" or "counts"."""
+        return KINDS[self.dff_kind].unit
+
+    def known(self, names: Iterable[str]) -> dict[str, Floats]:
+        """Return the traces of these names, without those of which nothing is known."""
+        traces = {name: getattr(self, name) for name in names}
+        return {
+            name: values
+            for name, values in traces.items()
+            if values is not None and np.isfinite(values).any()
+        }
 
 
 def read_cell(session: Session, cell_id: int) -> CellTraces | None:
@@ -61,13 +97,31 @@ def read_cell(session: Session, cell_id: int) -> CellTraces | None:
         return None
     row = int(rows[0])
     denoised = _row(session, "source_extraction/traces", row)
+    change = _change(session, row)
     return CellTraces(
-        title=_title(session, cell_id, row),
+        title=_title(session, cell_id, row) + (", F0 floored" if change.get("floored") else ""),
         seconds=np.arange(len(denoised)) / session.frame_rate,
         raw=denoised + _row(session, "source_extraction/residuals", row),
         denoised=denoised,
-        dff=_row(session, "dff/traces", row) if of_these_cells(session, "dff") else None,
+        deconvolved=_row(session, "source_extraction/deconvolved", row),
+        **change,
     )
+
+
+def _change(session: Session, row: int) -> dict[str, Any]:
+    """Return what the stage dff found of a cell; nothing where it is of other cells."""
+    if not of_these_cells(session, "dff"):
+        return {}
+    kind = kind_of_change(session)
+    dff, f0 = _row(session, "dff/traces", row), _row(session, "dff/baseline", row)
+    return {
+        "dff": dff,
+        "f0": f0,
+        "fluorescence": f0 + (dff * f0 if kind == "dff" else dff),
+        "dff_kind": kind,
+        "output": session.group_attrs("dff").get("output", "raw"),
+        "floored": bool(session.array("dff/floored")[row]),
+    }
 
 
 def _row(session: Session, name: str, row: int) -> Floats:

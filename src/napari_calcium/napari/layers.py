@@ -119,9 +119,11 @@ def contrast_limits(pixels: Any) -> tuple[float, float]:
 
 
 def of_these_cells(session: Session, group: str) -> bool:
-    """Whether a stage's results are of the cells that the session holds now."""
+    """Whether a stage's results are of the cells that the session holds, as it is marked, now."""
     cells, record = session.record("source_extraction"), session.record(group)
-    return bool(cells and record and record.inputs.get("source_extraction") == cells.digest)
+    if cells is None or record is None or not session.heeds(record):
+        return False
+    return record.inputs.get("source_extraction") == cells.digest
 
 
 def label_image(

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QListWidget, QWidget
 from napari_calcium.errors import InputError
 from napari_calcium.io.session import Session
 from napari_calcium.io.tiff import EXTENSIONS
+from napari_calcium.napari.dff_widget import DffWidget
 from napari_calcium.napari.extraction_widget import SourceExtractionWidget
 from napari_calcium.napari.layers import metadata_of
 from napari_calcium.napari.motion_widget import MotionCorrectionWidget
@@ -98,12 +99,6 @@ class ComponentEvaluationWidget(StageWidget):
     """The form of component evaluation."""
 
     stage = stage_named("component_evaluation")
-
-
-class DffWidget(StageWidget):
-    """The form of dF/F."""
-
-    stage = stage_named("dff")
 
 
 def new_session_path(sources: list[str]) -> str:

@@ -11,8 +11,13 @@ from qtpy.QtCore import Qt
 
 __all__ = ["CURSOR", "TimePlots"]
 
-CURSOR = "#ffd84d"
+CURSOR = "#e3ab00"
+GAP = 4
+"""Between the parts of plots that save room, px."""
+
 WIDTH_OF_AXIS = 64
+WIDTH_OF_NUMBERS = 48
+"""Widths of an axis with its label and without, px."""
 
 
 class TimePlots(pg.GraphicsLayoutWidget):  # type: ignore[misc]
@@ -26,6 +31,8 @@ class TimePlots(pg.GraphicsLayoutWidget):  # type: ignore[misc]
         What the colours mean, as rich text, beside the title.
     labels : sequence of str
         What each plot shows, from the top.
+    compact : bool
+        For a low dock: no title, and what plots show is written level, left of them.
 
     Attributes
     ----------
@@ -35,17 +42,26 @@ class TimePlots(pg.GraphicsLayoutWidget):  # type: ignore[misc]
         One in each plot.
     """
 
-    def __init__(self, viewer: Any, key: str, labels: Sequence[str]) -> None:
+    def __init__(
+        self, viewer: Any, key: str, labels: Sequence[str], *, compact: bool = False
+    ) -> None:
         super().__init__()
         self._viewer = viewer
         self._frame_rate = 0.0
         self._ndim = 3
         self._title = self.addLabel("", row=0, col=0, justify="left")
         self.key = self.addLabel(key, row=0, col=1, justify="right")
-        self.plots = [self._plot(row, label) for row, label in enumerate(labels, start=1)]
+        rows = range(1, len(labels) + 1)
+        self._names = [self.addLabel("", row, col=0, justify="left") for row in rows if compact]
+        self.plots = [self._plot(row) for row in rows]
+        if compact:
+            self._save_room()
+        for place, label in enumerate(labels):
+            self.name(place, label)
         self.cursors = [self._cursor(plot) for plot in self.plots]
+        self._top = self.plots[0]
         for plot in self.plots[1:]:
-            plot.setXLink(self.plots[0])
+            plot.setXLink(self._top)
         self.label_time(self.plots[-1])
         self._connect()
         self._show_theme()
@@ -66,14 +82,51 @@ class TimePlots(pg.GraphicsLayoutWidget):  # type: ignore[misc]
             plot.showLabel("bottom", plot is lowest)
             plot.getAxis("bottom").setStyle(showValues=plot is lowest)
 
+    def name(self, place: int, label: str) -> None:
+        """Write what a plot shows."""
+        if self._names:
+            self._names[place].setText(label.replace(" (", "<br>("))
+        else:
+            self.plots[place].setLabel("left", label)
+
+    def show_only(self, shown: Sequence[bool]) -> None:
+        """Show some of the plots, from the top; the lowest of them carries the time.
+
+        They are linked with each other only: one that is hidden has no width to go by.
+        """
+        there = [plot for plot, is_shown in zip(self.plots, shown, strict=True) if is_shown]
+        span = self._top.viewRange()[0]
+        for plot in self.plots:
+            plot.setVisible(plot in there)
+            plot.setXLink(None)
+        for name, is_shown in zip(self._names, shown, strict=False):
+            name.setVisible(is_shown)
+        if there:
+            self._top = there[0]
+            for plot in there[1:]:
+                plot.setXLink(self._top)
+            self._top.setXRange(*span, padding=0)
+            self.label_time(there[-1])
+
+    def show_span(self, first: float, last: float) -> None:
+        """Show the time from one second to another."""
+        self._top.setXRange(first, last, padding=0.01)
+
     def follow(self, frame_rate: float, ndim: int = 3) -> None:
         """Follow the slider of a movie, of so many axes; of none with a frame rate of 0."""
         self._frame_rate, self._ndim = frame_rate, ndim
         self._follow_slider()
 
-    def _plot(self, row: int, label: str) -> Any:
-        plot = self.addPlot(row=row, col=0, colspan=2)
-        plot.setLabel("left", label)
+    def _save_room(self) -> None:
+        """Take the title away, and most of what is between the plots."""
+        for label in (self._title, self.key):
+            label.hide()
+        self.ci.layout.setSpacing(GAP)
+        self.ci.layout.setContentsMargins(GAP, 0, GAP, 0)
+
+    def _plot(self, row: int) -> Any:
+        first = 1 if self._names else 0
+        plot = self.addPlot(row=row, col=first, colspan=2 - first)
         plot.setDownsampling(auto=True, mode="peak")
         plot.setClipToView(True)
         plot.setMouseEnabled(x=True, y=False)
@@ -81,7 +134,7 @@ class TimePlots(pg.GraphicsLayoutWidget):  # type: ignore[misc]
         plot.hideButtons()
         for side in ("left", "bottom"):
             plot.getAxis(side).enableAutoSIPrefix(False)
-        plot.getAxis("left").setWidth(WIDTH_OF_AXIS)
+        plot.getAxis("left").setWidth(WIDTH_OF_NUMBERS if self._names else WIDTH_OF_AXIS)
         return plot
 
     def _cursor(self, plot: Any) -> Any:
@@ -127,7 +180,8 @@ class TimePlots(pg.GraphicsLayoutWidget):  # type: ignore[misc]
         theme = get_theme(self._viewer.theme)
         text = theme.text.as_hex()
         self.setBackground(theme.background.as_hex())
-        self._title.setText(self._title.text, color=text)
+        for label in (self._title, *self._names):
+            label.setText(label.text, color=text)
         for plot in self.plots:
             for side in ("left", "bottom"):
                 plot.getAxis(side).setPen(text)

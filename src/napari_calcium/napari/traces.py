@@ -3,43 +3,115 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
 from napari.settings import get_settings
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_calcium.io.session import VARIABLES, Session
+from napari_calcium.io.export import KINDS
+from napari_calcium.io.session import Session
 from napari_calcium.napari.cell_traces import CellTraces, read_cell
 from napari_calcium.napari.docking import put_at_bottom
 from napari_calcium.napari.layers import ACCEPTED_OUTLINES, CELLS, metadata_of
 from napari_calcium.napari.time_plots import TimePlots
 from napari_calcium.napari.viewing import shown_layer
 
-__all__ = ["TracesWidget"]
+__all__ = ["CURVES", "Curve", "TracesWidget"]
 
-RAW, DENOISED, DFF = "#8a8f98", "#ff8f3f", "#4fb3ff"
 MARK = (1.0, 1.0, 1.0, 1.0)
 PIXELS_OF_A_CLICK = 3
 HINT = "Click on a cell to see its traces"
 DOCK = "Traces (napari-calcium)"
 """Name that napari gives the dock."""
 
-KEY_TO_COLOURS = "&nbsp;&nbsp;".join(
-    f'<span style="color: {colour}">{name}</span>'
-    for name, colour in {"raw": RAW, "denoised": DENOISED}.items()
-)
+ABOVE_REST, TOTAL, CHANGE, ACTIVITY = range(4)
+"""Places of the plots, from the top."""
+
+LABELS = {
+    ABOVE_REST: f"F above rest ({KINDS['raw'].unit})",
+    TOTAL: f"F and F0 ({KINDS['f0'].unit})",
+    CHANGE: KINDS["dff"].label,
+    ACTIVITY: KINDS["deconvolved"].label,
+}
+
+MARGINS, SPACING = (6, 2, 8, 0), 10
+"""Of the row above the plots, px."""
+
+HEIGHT, HEIGHT_OF_A_PLOT = 50, 65
+"""Least heights of all that is no plot, and of a plot, px."""
+
+LENGTH_OF_A_KEY = 12
+"""Length of the piece of a curve beside its name, px."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How one kind of trace is drawn.
+
+    Parameters
+    ----------
+    colour : str
+        As ``#rrggbb``, to be seen on dark and on light.
+    width : int
+        Width of the line, px.
+    plot : int
+        Place of its plot, from the top.
+    ticked : bool
+        Whether it is shown before anyone has chosen.
+    tip : str
+        What it is.
+    """
+
+    colour: str
+    width: int
+    plot: int
+    ticked: bool
+    tip: str
+
+
+CURVES = {
+    "raw": Curve(
+        "#8a8f98", 1, ABOVE_REST, True, "Fluorescence above rest, with its noise (counts)"
+    ),
+    "denoised": Curve(
+        "#f07f2e", 2, ABOVE_REST, True, "Fluorescence above rest, without noise (counts)"
+    ),
+    "f0": Curve(
+        "#2fae6b", 2, TOTAL, False, "Running baseline (counts), below what it is the baseline of"
+    ),
+    "dff": Curve("#3a9fef", 1, CHANGE, True, "Change of fluorescence as a fraction of F0"),
+    "deconvolved": Curve(
+        "#b07af0", 1, ACTIVITY, False, "Activity: what each frame adds to the trace (counts/frame)"
+    ),
+}
+"""The curves that can be chosen, by the names of `CellTraces`."""
+
+DETRENDED = "Fluorescence less F0 (counts): one-photon recordings have no dF/F"
 
 
 class TracesWidget(QWidget):  # type: ignore[misc]
-    """A dock that shows the fluorescence and dF/F of one cell against time in seconds.
+    """A dock that shows the traces of one cell against time in seconds.
 
     Parameters
     ----------
     napari_viewer : napari.Viewer
         The viewer; every layer of cells in it can be clicked on.
+
+    Attributes
+    ----------
+    boxes : dict of str to QCheckBox
+        Which traces are wanted, by the names of `CellTraces`; they stay while cells change.
+    curves : dict of str to pyqtgraph.PlotDataItem
+        The traces by those names, and "fluorescence" beside "f0"; empty where not wanted or not
+        known.
+    plots : list of pyqtgraph.PlotItem
+        Fluorescence above rest, in total, its change, and activity; those without any trace are
+        hidden.
     """
 
     def __init__(self, napari_viewer: Any) -> None:
@@ -49,36 +121,56 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         self.cell_id: int | None = None
         self.cell: CellTraces | None = None
         self._marked: tuple[Any, int, Any] | None = None
-        units = VARIABLES["source_extraction/traces"].units
-        self._plots = TimePlots(napari_viewer, KEY_TO_COLOURS, (f"F ({units})", "dF/F"))
-        self._plots.title = HINT
-        self.fluorescence, self.dff = self._plots.plots
-        self.cursors = self._plots.cursors
+        self._title = QLabel(HINT)
+        self._plots = TimePlots(napari_viewer, "", tuple(LABELS.values()), compact=True)
+        self.plots, self.cursors = self._plots.plots, self._plots.cursors
+        self.boxes = {name: _box(name, curve) for name, curve in CURVES.items()}
         self._unplaced = DOCK not in get_settings().application.plugin_widget_positions
         self._lay_out()
         self.curves = self._curves()
+        self._draw()
         self._connect()
 
     @property
     def title(self) -> str:
         """What is written above the traces."""
-        return self._plots.title
+        return str(self._title.text())
 
     def show_cell(self, layer: Any, cell_id: int) -> None:
         """Show a cell of a layer of cells; a cell that does not exist clears the plots."""
         session = Session(metadata_of(layer)["session"])
         self.layer, self.cell_id = layer, cell_id
         self.cell = read_cell(session, cell_id)
-        cell = self.cell
-        self._plots.title = cell.title if cell else HINT
-        for name, curve in self.curves.items():
-            values = getattr(cell, name) if cell else None
-            curve.setData(*((cell.seconds, values) if cell and values is not None else ([], [])))
-        self._show_dff(cell is not None and cell.dff is not None)
+        self._draw()
         self._mark()
-        if cell:
-            self.fluorescence.setXRange(0, cell.seconds[-1], padding=0.01)
+        if self.cell:
+            self._plots.show_span(0, self.cell.seconds[-1])
         self._plots.follow(session.frame_rate)
+
+    def _draw(self) -> None:
+        """Draw the traces that are ticked, and show the plots in which there are any."""
+        cell = self.cell
+        names = [name for name, box in self.boxes.items() if box.isChecked()]
+        names += ["fluorescence"] if "f0" in names else []
+        traces = cell.known(names) if cell else {}
+        for name, curve in self.curves.items():
+            curve.setData(*((cell.seconds, traces[name]) if cell and name in traces else ([], [])))
+        places = {CURVES[name].plot for name in traces if name in CURVES}
+        self._plots.show_only([place in places for place in range(len(self.plots))])
+        self.setMinimumHeight(HEIGHT + HEIGHT_OF_A_PLOT * max(2, len(places)))
+        self._say(cell)
+
+    def _say(self, cell: CellTraces | None) -> None:
+        """Write which cell it is, what is known of it, and what its change of fluorescence is."""
+        self._title.setText(cell.title if cell else HINT)
+        self._title.setToolTip(cell.title if cell else "")
+        for name, box in self.boxes.items():
+            box.setEnabled(cell is None or getattr(cell, name) is not None)
+        kind = cell.dff_kind if cell else "dff"
+        self.boxes["dff"].setText(KINDS[kind].title)
+        self.boxes["dff"].setToolTip(CURVES["dff"].tip if kind == "dff" else DETRENDED)
+        self._plots.name(CHANGE, KINDS[kind].label)
+        self.curves["fluorescence"].setPen(_pen(cell.output if cell else "raw"))
 
     def _mark(self) -> None:
         """Outline the cell in white, and the one before as it was."""
@@ -104,25 +196,27 @@ class TracesWidget(QWidget):  # type: ignore[misc]
     def _place(self) -> None:
         put_at_bottom(self)
 
-    def _show_dff(self, there: bool) -> None:
-        """Show the lower plot, and the time below whichever plot is the lowest."""
-        self.dff.setVisible(there)
-        self._plots.label_time(self.dff if there else self.fluorescence)
-
     def _lay_out(self) -> None:
-        layout = QVBoxLayout(self)
+        layout, row = QVBoxLayout(self), QHBoxLayout()
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._plots)
-        self.setMinimumHeight(180)
-        self._show_dff(False)
+        layout.setSpacing(2)
+        layout.addLayout(row)
+        layout.addWidget(self._plots, stretch=1)
+        self._title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        row.setContentsMargins(*MARGINS)
+        row.setSpacing(SPACING)
+        row.addWidget(self._title, stretch=1)
+        for box in self.boxes.values():
+            row.addWidget(box)
+            box.toggled.connect(self._draw)
 
     def _curves(self) -> dict[str, Any]:
-        """Return the curves by the names of `CellTraces`."""
-        return {
-            "raw": self.fluorescence.plot(pen=pg.mkPen(RAW, width=1)),
-            "denoised": self.fluorescence.plot(pen=pg.mkPen(DENOISED, width=2)),
-            "dff": self.dff.plot(pen=pg.mkPen(DFF, width=1)),
+        total = self.plots[TOTAL].plot(connect="finite")
+        chosen = {
+            name: self.plots[curve.plot].plot(pen=_pen(name), connect="finite")
+            for name, curve in CURVES.items()
         }
+        return {**chosen, "fluorescence": total}
 
     def _connect(self) -> None:
         """Follow the viewer until this widget is destroyed."""
@@ -157,9 +251,7 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         if event.value is self.layer:
             self.layer = self.cell_id = self.cell = None
             self._plots.follow(0)
-            self._plots.title = HINT
-            for curve in self.curves.values():
-                curve.setData([], [])
+            self._draw()
             self._mark()
 
     def _on_selected(self, event: Any) -> None:
@@ -194,6 +286,21 @@ class TracesWidget(QWidget):  # type: ignore[misc]
                 layer.selected_label = int(label)
                 self.show_cell(layer, int(label) - 1)
                 return
+
+
+def _box(name: str, curve: Curve) -> QCheckBox:
+    """Return what shows or hides a curve, with a piece of it for a key."""
+    piece = QPixmap(LENGTH_OF_A_KEY, curve.width + 1)
+    piece.fill(QColor(curve.colour))
+    box = QCheckBox(KINDS[name].title)
+    box.setIcon(QIcon(piece))
+    box.setToolTip(curve.tip)
+    box.setChecked(curve.ticked)
+    return box
+
+
+def _pen(name: str) -> Any:
+    return pg.mkPen(CURVES[name].colour, width=CURVES[name].width)
 
 
 def _recolour(outlines: Any, row: int, colour: Any) -> None:

@@ -251,6 +251,7 @@ def outdated_stages(session: Session) -> list[Stage]:
             continue
         now = {name: session.record(groups[name]) for name in stage.needs}
         same = all(need and record.inputs.get(name) == need.digest for name, need in now.items())
+        same = same and session.heeds(record)
         if not same or any(earlier.name in stage.needs for earlier in outdated):
             outdated.append(stage)
     return outdated

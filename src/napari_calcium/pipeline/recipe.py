@@ -12,7 +12,7 @@ from typing import Any, Self
 import tomlkit
 
 from napari_calcium.errors import InputError
-from napari_calcium.io.session import Session
+from napari_calcium.io.session import MARKS, Session
 from napari_calcium.parameters import Parameters, nearest
 from napari_calcium.pipeline.stages import STAGES, stage_named
 
@@ -83,7 +83,9 @@ class Recipe:
         left out.
         """
         records = {stage.name: session.record(stage.group) for stage in STAGES}
-        made = {name: record.parameters for name, record in records.items() if record}
+        made = {name: dict(record.parameters) for name, record in records.items() if record}
+        if "import" in made:  # marked otherwise since, perhaps
+            made["import"] |= {mark: getattr(session, mark) for mark in MARKS}
         last = session.attrs.get("recipe", {})
         tables = made | last if asked else last | made
         return cls({name: _known(name, tables[name]) for name in records if name in tables})

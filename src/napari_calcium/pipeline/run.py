@@ -466,13 +466,18 @@ def _record(stage: Stage, session: Session, parameters: Parameters) -> StageReco
         groups = {s.name: s.group for s in STAGES}
         needed = {name: session.record(groups[name]) for name in stage.needs}
         inputs = {name: record.digest for name, record in needed.items() if record}
+    inputs |= {mark: getattr(session, mark) for mark in stage.heeds}
     if parameters.files():
         inputs["files"] = _files_digest(stage, session, parameters)
     values = parameters.to_mapping()
     versions = {name: importlib.metadata.version(name) for name in VERSIONED}
     versions["python"] = platform.python_version()
     return StageRecord(
-        stage.name, values, inputs, stage_digest(stage.name, values, inputs), versions
+        stage.name,
+        values,
+        inputs,
+        stage_digest(stage.name, parameters.identity(), inputs),
+        versions,
     )
 
 

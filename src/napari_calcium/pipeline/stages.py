@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
-from napari_calcium.activity.dff import DffParameters, dff_components
+from napari_calcium.activity.dff import DffParameters, dff_attrs, dff_components, dff_to_arrays
 from napari_calcium.components import Components
 from napari_calcium.errors import InputError
 from napari_calcium.evaluation.evaluation import ComponentEvaluationParameters, evaluate_components
@@ -104,6 +104,8 @@ class Stage:
         The session's group it writes.
     summary : str
         What it does, in a sentence.
+    heeds : tuple of str
+        What the recording is marked with that changes the results.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Stage:
     build: Callable[[Inputs, Any], Results]
     group: str
     summary: str
+    heeds: tuple[str, ...] = ()
 
 
 def _import(inputs: Inputs, parameters: ImportParameters) -> Results:
@@ -246,9 +249,11 @@ def _component_evaluation(inputs: Inputs, parameters: ComponentEvaluationParamet
 
 
 def _dff(inputs: Inputs, parameters: DffParameters) -> Results:
-    components = delayed(_read_components)(inputs.session)
-    dff = dff_components(components, inputs.session.frame_rate, parameters)
-    return Results(arrays=delayed(vars)(dff))
+    session = inputs.session
+    components = delayed(_read_components)(session)
+    movie = _corrected(inputs) if parameters.neuropil == "ring" else None
+    dff = dff_components(movie, components, session.frame_rate, parameters, session.modality)
+    return Results(arrays=delayed(dff_to_arrays)(dff), attrs=delayed(dff_attrs)(dff))
 
 
 def _corrected(inputs: Inputs) -> Any:
@@ -314,11 +319,12 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "dff",
         "dF/F",
-        ("source_extraction",),
+        ("motion_correction", "source_extraction"),
         DffParameters,
         _dff,
         "dff",
         "Fluorescence of each cell relative to its running baseline.",
+        heeds=("modality",),
     ),
 )
 
