@@ -28,7 +28,7 @@ from napari_calcium.errors import InputError
 from napari_calcium.movie import Movie
 
 RATE = 30.0
-EIGHTH = DffParameters(percentile_choice="fixed", percentile=8.0)
+EIGHTH = DffParameters(percentile=8.0)
 KINDS = ["dff", "detrended"]
 
 
@@ -75,14 +75,14 @@ def test_automatic_is_not_biased_by_noise(seed: int) -> None:
 
 
 @pytest.mark.parametrize("window", [0.0, 30.0])
-@pytest.mark.parametrize("choice", ["automatic", "fixed"])
-def test_baseline_is_what_was_divided_by(window: float, choice: str) -> None:
+@pytest.mark.parametrize("percentile", [0.0, 8.0])
+def test_baseline_is_what_was_divided_by(window: float, percentile: float) -> None:
     fluorescence, _ = known_cell()
     noisy = (fluorescence + np.random.default_rng(1).normal(size=3000))[None]
-    parameters = DffParameters(window=window, percentile_choice=choice)
+    parameters = DffParameters(window=window, percentile=percentile)
     result = dff(light(noisy, 20), parameters, RATE)
     frames = 900 if window else 6001
-    level = resting_percentiles(noisy, int(window * RATE)) if choice == "automatic" else 8.0
+    level = percentile or resting_percentiles(noisy, int(window * RATE))
     resting = running_percentile(noisy, frames, level)
     np.testing.assert_allclose(result.baseline, resting + 20, rtol=1e-6)
     np.testing.assert_allclose(result.traces * result.baseline, noisy - resting, atol=1e-4)
@@ -225,7 +225,7 @@ def test_one_spike() -> None:
 
 def test_a_floor_of_next_to_nothing_gives_no_infinity() -> None:
     """Found by hypothesis: noise times the smallest number there is."""
-    parameters = DffParameters(window=1.0, percentile_choice="fixed", percentile=0.0, floor=1e-45)
+    parameters = DffParameters(window=1.0, percentile=1e-9, floor=1e-45)
     assert np.isfinite(dff(light(np.array([[0.0, 4.0]])), parameters, 1.0).traces).all()
 
 
@@ -244,7 +244,7 @@ frames = st.one_of(
         DffParameters,
         kind=st.sampled_from(KINDS),
         window=st.one_of(st.just(0.0), st.floats(0.01, 1000)),
-        percentile_choice=st.sampled_from(["automatic", "fixed"]),
+        percentile=st.sampled_from([0.0, 8.0]),
         bleaching=st.sampled_from(["none", "none", "none", "polynomial", "exponential"]),
         output=st.sampled_from(["raw", "denoised"]),
         floor=st.floats(0, 5),
@@ -278,12 +278,12 @@ def test_nan_stays_where_it_was() -> None:
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
-@given(st.integers(0, 1000), st.integers(-20, 20), st.sampled_from(["automatic", "fixed"]))
-def test_scale_and_offset(seed: int, power: int, choice: str) -> None:
+@given(st.integers(0, 1000), st.integers(-20, 20), st.sampled_from([0.0, 8.0]))
+def test_scale_and_offset(seed: int, power: int, percentile: float) -> None:
     """dF/F has no unit; an offset of the cell that its background loses leaves F0 as it is."""
     rng = np.random.default_rng(seed)
     raw = np.round(80 * rng.gamma(2.0, size=(2, 400)))
-    parameters = DffParameters(window=5.0, percentile_choice=choice)
+    parameters = DffParameters(window=5.0, percentile=percentile)
     result = dff(light(raw, 1000), parameters, RATE)
     factor = 2.0**power
     scaled = dff(light(raw * factor, 1000 * factor), parameters, RATE)
@@ -439,12 +439,7 @@ def test_names_and_units(output: str) -> None:
     ("values", "message"),
     [
         ({"window": -1}, "window is -1 s"),
-        ({"percentile_choice": "fixed", "percentile": 120}, "percentile is 120 %"),
-        ({"percentile": 20}, "set percentile_choice to 'fixed' or leave percentile at 8"),
-        ({"ring_factor": 0.5}, "ring_factor is 0.5 but neuropil is 'background'"),
-        ({"ring_pixels": 20}, "set neuropil to 'ring'"),
-        ({"bleaching_order": 2}, "set bleaching to 'polynomial'"),
-        ({"bleaching_order": 2, "bleaching": "exponential"}, "bleaching is 'exponential'"),
+        ({"percentile": 120}, "percentile is 120 %"),
         ({"kind": "dF/F"}, "kind is 'dF/F'"),
     ],
 )

@@ -178,7 +178,7 @@ def test_one_photon_recordings_have_a_detrended_movie_in_counts(
 
 
 def test_another_kind_is_named_and_scaled_anew(viewer: Any, finished: Path) -> None:
-    values = {"window": 30.0, "percentile": 8.0}
+    values = {"window": 30.0, "percentile": 0.0}
     found = {kind: change_movie(str(finished), kind, values, 0) for kind in ("dff", "detrended")}
     for kind, name in (("dff", "dF/F movie"), ("detrended", "detrended movie (counts)")):
         _show(viewer, found[kind])

@@ -125,7 +125,8 @@ class TestFile:
         path = tmp_path / "recipe.toml"
         path.write_text(text.replace("# frame_rate = (needed, Hz)", "frame_rate = 7"))
         recipe = Recipe.from_toml(path)
-        assert recipe.parameters("import").to_mapping() == {"frame_rate": 7.0, "pixel_size": 0.0}
+        expected = {"frame_rate": 7.0, "pixel_size": 0.0, "modality": "two-photon"}
+        assert recipe.parameters("import").to_mapping() == expected
         for stage in STAGES:
             recipe.parameters(stage.name)
 

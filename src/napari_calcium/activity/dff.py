@@ -68,12 +68,10 @@ class DffParameters(Parameters):
     window : float
         Length of the running window whose percentile is the baseline, s; several times longer
         than a transient (CaImAn: frames_window; Suite2p: win_baseline). 0: the whole recording.
-    percentile_choice : {"automatic", "fixed"}
-        automatic: the percentile at which each cell rests, read from the density of its whole trace
-        (CaImAn: flag_auto). fixed: the same percentile for all.
     percentile : float
-        The fixed percentile, % (CaImAn: quantileMin; Suite2p: prctile_baseline). A low one lies
-        below the resting level by the noise: the 8th by 1.4 sd.
+        Percentile of the window that is the baseline, % (CaImAn: quantileMin; Suite2p:
+        prctile_baseline). A low one lies below the resting level by the noise: the 8th by 1.4 sd.
+        0: for each cell the one at which it rests, by its whole trace (CaImAn: flag_auto).
     neuropil : {"background", "ring"}
         background: source extraction has taken the neuropil out of the traces, and F0 is to have
         it. ring: the weighted mean of the cell's pixels less a part of the mean of a ring around
@@ -100,8 +98,7 @@ class DffParameters(Parameters):
 
     kind: Literal["auto", "dff", "detrended"] = parameter("auto")
     window: float = parameter(30.0, unit="s", minimum=0)
-    percentile_choice: Literal["automatic", "fixed"] = parameter("automatic")
-    percentile: float = parameter(8.0, unit="%", minimum=0, maximum=100)
+    percentile: float = parameter(0.0, unit="%", minimum=0, maximum=100)
     neuropil: Literal["background", "ring"] = parameter("background")
     ring_factor: float = parameter(0.7, minimum=0, maximum=1)
     ring_gap: int = parameter(2, unit="px", minimum=0)
@@ -110,22 +107,6 @@ class DffParameters(Parameters):
     bleaching_order: int = parameter(1, minimum=1, maximum=5)
     output: Literal["raw", "denoised"] = parameter("raw")
     floor: float = parameter(1.0, unit="noise sd", minimum=0)
-
-    def check(self) -> None:
-        """Raise `InputError` for a value that another one leaves without effect."""
-        for name, other, needed in (
-            ("percentile", "percentile_choice", "fixed"),
-            ("ring_factor", "neuropil", "ring"),
-            ("ring_gap", "neuropil", "ring"),
-            ("ring_pixels", "neuropil", "ring"),
-            ("bleaching_order", "bleaching", "polynomial"),
-        ):
-            value, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
-            if value != usual and getattr(self, other) != needed:
-                raise InputError(
-                    f"{name} is {value:g} but {other} is {getattr(self, other)!r}, which does not "
-                    f"use it; set {other} to {needed!r} or leave {name} at {usual:g}"
-                )
 
     def check_movie(self, shape: tuple[int, ...]) -> None:
         """Raise `InputError` where rings are to be read from a movie of volumes."""
@@ -513,7 +494,7 @@ def _doubles(traces: NDArray[np.floating]) -> Doubles:
 
 
 def _percentiles(traces: Doubles, parameters: DffParameters, window: int) -> Floats:
-    if parameters.percentile_choice == "automatic":
+    if parameters.percentile == 0:
         return resting_percentiles(traces, window)
     return np.full(len(traces), parameters.percentile, np.float32)
 

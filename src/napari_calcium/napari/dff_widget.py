@@ -29,7 +29,7 @@ from napari_calcium.pipeline.stages import stage_named
 __all__ = ["GROUPS", "ChangeMovie", "DffWidget", "change_movie", "change_movie_of", "grouped"]
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Baseline": ("window", "percentile_choice", "percentile", "floor"),
+    "Baseline": ("window", "percentile", "floor"),
     "Neuropil": ("neuropil", "ring_*"),
     "Bleaching": ("bleaching", "bleaching_*"),
     "Output": ("kind", "output"),
@@ -51,6 +51,9 @@ TOOL_TIPS = {
     "detrended": "Show how many counts each pixel differs from its own slow baseline, as window "
     "and percentile say; it is made as you look and nothing is stored",
 }
+
+LOW = 8.0
+"""Percentile of a pixel's baseline where the form leaves it to each cell, %."""
 
 COLOURS = [
     (0.7, 0.95, 1.0),
@@ -254,7 +257,7 @@ def change_movie(path: str, kind: str, values: Mapping[str, Any], frame: int) ->
         raise InputError("session is not given; import a recording or choose a session")
     session = Session(path)
     movie = session.movie(CORRECTED)
-    window, percentile = float(values["window"]), float(values["percentile"])
+    window, percentile = float(values["window"]), float(values["percentile"]) or LOW
     make = dff_movie if kind == "dff" else detrended_movie
     frames = make(movie, window, percentile)
     limit = _limit(Movie(frames, movie.frame_rate), frame)
