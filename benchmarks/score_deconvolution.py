@@ -37,7 +37,12 @@ from scipy.ndimage import gaussian_filter1d
 
 from napari_calcium.deconvolution.constrained import Penalty
 from napari_calcium.deconvolution.decay import SLOWEST_RISE, fitted_decay, fitted_rise
-from napari_calcium.deconvolution.foopsi import DeconvolutionParameters, constrained_foopsi
+from napari_calcium.deconvolution.foopsi import (
+    SLOWEST_DECAY,
+    SLOWEST_FITTED_RISE,
+    DeconvolutionParameters,
+    constrained_foopsi,
+)
 from napari_calcium.traces import noise_level
 
 Doubles = NDArray[np.float64]
@@ -209,9 +214,11 @@ def fitted(dataset: Dataset, order: int) -> Times:
         same = np.flatnonzero(rates == rate)
         n_frames = min(SEGMENT, int(np.median([len(recordings[i].trace) for i in same])))
         traces, neurons = pieces([recordings[i] for i in same], n_frames)
-        rise, decay = 0.0, -1 / np.log(fitted_decay(traces).astype(np.float64))
+        g = fitted_decay(traces, slowest=SLOWEST_DECAY * rate).astype(np.float64)
+        rise, decay = 0.0, -1 / np.log(g)
         if order == 2:
-            rise, decay = fitted_rise(traces, noise_level(traces), decay)
+            slowest = SLOWEST_FITTED_RISE * rate
+            rise, decay = fitted_rise(traces, noise_level(traces), decay, slowest)
         for i in same:
             own = neurons == recordings[i].neuron
             usual = np.exp(np.log(decay[own] if own.any() else decay).mean())

@@ -118,3 +118,21 @@ def test_no_rise_where_nothing_is_to_be_seen() -> None:
     rise, decays = fitted_rise(np.full((2, 40), np.nan), np.ones(2), np.array([3.0, 4.0]))
     assert rise == 0
     np.testing.assert_array_equal(decays, [3, 4])
+
+
+def test_a_long_trace_is_fitted_where_it_varies_most() -> None:
+    """50,000 frames of which 3000 have transients: within a tenth of what these alone say."""
+    traces, _ = traces_of(18.0, seed=5)
+    traces = traces[:4]
+    n_frames = traces.shape[1]
+    long = np.random.default_rng(0).normal(size=(4, 50_000)) + 100
+    long[:, 30_000 : 30_000 + n_frames] = traces
+    expected = np.median(constants(fitted_decay(traces, np.ones(4))))
+    assert np.median(constants(fitted_decay(long, np.ones(4)))) == pytest.approx(expected, rel=0.1)
+
+
+def test_the_slowest_decay_is_kept() -> None:
+    traces, _ = traces_of(60.0, seed=1)
+    assert constants(fitted_decay(traces, slowest=30.0)).max() <= 30 * 1.001
+    flat = np.ones((2, 100)) * np.arange(100)
+    assert constants(fitted_decay(flat, slowest=30.0)).max() <= 30 * 1.001

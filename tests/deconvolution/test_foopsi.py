@@ -44,23 +44,23 @@ def noisy(seed: int, rise: float = 0.0, snr: float = 6) -> tuple[NDArray[Any], N
 def test_the_calcium_is_found(order: int, rise: float, penalty: str, seed: int) -> None:
     """With its baseline, noise and time constants, each to a part that is said."""
     traces, calcium = noisy(seed, rise)
-    found = deconvolve_traces(traces, 1.0, options(order, penalty))
+    found = deconvolve_traces(traces, 30.0, options(order, penalty))
     for each, true in zip(found.calcium, calcium, strict=True):
         assert np.corrcoef(each, true)[0, 1] > 0.98
     assert found.activity.min() >= 0
     np.testing.assert_allclose(found.baseline, 50, atol=0.5)
     np.testing.assert_allclose(found.noise, 1, rtol=0.1)
-    np.testing.assert_allclose(found.time_constants[:, 0], 12, rtol=0.3)
+    np.testing.assert_allclose(found.time_constants[:, 0], 12 / 30, rtol=0.3)
     if rise:
-        np.testing.assert_allclose(found.time_constants[:, 1], rise, rtol=0.55)
+        np.testing.assert_allclose(found.time_constants[:, 1], rise / 30, rtol=0.55)
     else:
-        assert np.all(~(found.time_constants[:, 1] > 0.6))
+        assert np.all(~(found.time_constants[:, 1] > 0.6 / 30))
 
 
 def test_a_penalty_makes_silence_nearly_silent() -> None:
     noise = 50 + np.random.default_rng(2).normal(size=(3, 2000))
     sums = [
-        deconvolve_traces(noise, 1.0, options(1, each)).activity.sum() for each in ("none", "l1")
+        deconvolve_traces(noise, 30.0, options(1, each)).activity.sum() for each in ("none", "l1")
     ]
     assert sums[1] < 0.05 * sums[0]
 
@@ -71,7 +71,7 @@ def test_a_penalty_makes_transients_smaller(seed: int) -> None:
     traces, calcium = noisy(seed, snr=3)
     heights, agreements = [], []
     for penalty in ("none", "l1"):
-        found = deconvolve_traces(traces, 1.0, options(1, penalty)).calcium - 50
+        found = deconvolve_traces(traces, 30.0, options(1, penalty)).calcium - 50
         top = calcium > 0.7 * calcium.max(axis=1, keepdims=True)
         heights.append(found[top].mean() / calcium[top].mean())
         pairs = zip(found, calcium, strict=True)
@@ -82,24 +82,24 @@ def test_a_penalty_makes_transients_smaller(seed: int) -> None:
 
 def test_order_0_leaves_traces_alone() -> None:
     traces, _ = noisy(4)
-    found = deconvolve_traces(traces, 1.0, options(0))
+    found = deconvolve_traces(traces, 30.0, options(0))
     np.testing.assert_array_equal(found.calcium, traces.astype(np.float32))
     assert found.activity.min() == 0
     assert np.isnan(found.time_constants).all()
     noise = 50 + np.random.default_rng(5).normal(size=(3, 4000))
-    silent = deconvolve_traces(noise, 1.0, options(0))
+    silent = deconvolve_traces(noise, 30.0, options(0))
     np.testing.assert_allclose(silent.baseline, 50, atol=0.1)
 
 
 def test_shared_time_constants_are_the_same_in_all() -> None:
-    found = deconvolve_traces(noisy(6)[0], 1.0, shared=True)
+    found = deconvolve_traces(noisy(6)[0], 30.0, shared=True)
     assert np.ptp(found.time_constants[:, 0]) == 0
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("shape", [(0, 30), (2, 1), (2, 2), (3, 40)])
 def test_traces_that_show_nothing(order: int, shape: tuple[int, int]) -> None:
-    found = deconvolve_traces(np.full(shape, 7.0), 1.0, options(order))
+    found = deconvolve_traces(np.full(shape, 7.0), 30.0, options(order))
     assert found.calcium.shape == found.activity.shape == shape
     np.testing.assert_allclose(found.calcium, 7, atol=1e-4)
     np.testing.assert_allclose(found.activity, 0, atol=1e-4)
@@ -110,9 +110,9 @@ def test_traces_that_show_nothing(order: int, shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_missing_frames_are_unknown_and_no_others(order: int) -> None:
     traces, calcium = noisy(7)
-    complete = deconvolve_traces(traces, 1.0, options(order))
+    complete = deconvolve_traces(traces, 30.0, options(order))
     traces[2, 900:960], traces[3, 5], traces[4] = np.nan, np.inf, np.nan
-    found = deconvolve_traces(traces, 1.0, options(order))
+    found = deconvolve_traces(traces, 30.0, options(order))
     known = np.isfinite(traces)
     if order:
         np.testing.assert_array_equal(np.isfinite(found.calcium), known)
@@ -131,7 +131,7 @@ def test_the_noise_of_traces_that_are_left_alone_is_not_their_transients() -> No
     rng = np.random.default_rng(8)
     spikes = rng.random((4, 3000)) < 0.02
     calcium = 20 * np.stack([np.convolve(s, 0.84 ** np.arange(60))[:3000] for s in spikes])
-    found = deconvolve_traces(calcium + rng.normal(size=calcium.shape), 1.0, options(0))
+    found = deconvolve_traces(calcium + rng.normal(size=calcium.shape), 30.0, options(0))
     np.testing.assert_allclose(found.noise, 1, atol=0.6)
     np.testing.assert_allclose(found.baseline, 0, atol=0.8)
 
@@ -238,6 +238,17 @@ def test_refining_on_isolated_events_mends_wrong_time_constants(order: int, rise
         assert found.n_isolated > 5
         decays.append(found.time_constants[0])
     assert np.median(decays) == pytest.approx(0.6, rel=0.15)
+
+
+def test_a_drift_is_not_taken_for_calcium() -> None:
+    """Noise of 1 on a slow sine of 20: the decay that is fitted ends at 3 s."""
+    frames = np.arange(9000)
+    drift = 20 * np.sin(frames / 900) + np.random.default_rng(0).normal(size=9000)
+    for order in (1, 2):
+        found = constrained_foopsi(drift, 30.0, options(order))
+        assert found.time_constants[0] <= 3.0 * 1.01
+        if order == 2:
+            assert not found.time_constants[1] > 0.1 * 1.01
 
 
 def test_many_refined_are_as_one_refined() -> None:

@@ -32,6 +32,9 @@ SHORTEST, LONGEST, FACTOR = 0.8, 1000.0, 1.2
 NEAR = 4.0
 """Cells of one recording have time constants within this factor of what is usual in it."""
 
+MOST_FRAMES = 2**14
+"""Frames of a trace that are fitted, at most."""
+
 TELLING = 40
 """So many cells, those that vary most against their noise, say where the usual one lies."""
 
@@ -64,6 +67,7 @@ def fitted_decay(
     traces: NDArray[np.floating],
     noise: NDArray[np.floating] | None = None,
     shared: bool = False,
+    slowest: float = LONGEST,
 ) -> NDArray[np.float32]:
     """Return the coefficient g of ``calcium[t] = g * calcium[t - 1] + activity[t]`` of each trace.
 
@@ -79,6 +83,8 @@ def fitted_decay(
     shared : bool
         Whether all get the same, what is usual among the cells that show most; several times
         faster.
+    slowest : float
+        Largest time constant, frames: a drift is not to be taken for calcium.
 
     Returns
     -------
@@ -111,15 +117,17 @@ def fitted_decay(
     traces = np.where(np.isfinite(traces), traces, np.float32(np.nan))
     noise = noise_level(traces) if noise is None else np.asarray(noise, np.float32)
     start = decay_coefficient(traces, noise)
+    start = np.minimum(start, np.exp(-1 / slowest)).astype(np.float32)
     shows = _that_show(traces, noise)
     if len(shows) == 0:
         return start
-    seen, sd = np.ascontiguousarray(traces[shows]), noise[shows].astype(np.float64)
+    seen, sd = _liveliest(traces[shows]), noise[shows].astype(np.float64)
     telling = np.argsort(-np.nanstd(seen, axis=1) / sd, kind="stable")[:TELLING]
-    usual = np.median(_fitted(seen[telling], sd[telling], SHORTEST, LONGEST))
+    longest = max(SHORTEST * FACTOR, min(LONGEST, slowest))
+    usual = np.median(_fitted(seen[telling], sd[telling], SHORTEST, longest))
     chosen = np.full(len(traces), usual)
     if not shared:
-        near = max(SHORTEST, usual / NEAR), min(LONGEST, usual * NEAR)
+        near = max(SHORTEST, usual / NEAR), max(SHORTEST * FACTOR, min(longest, usual * NEAR))
         chosen[shows] = _fitted(seen, sd, *near)
         chosen[np.setdiff1d(np.arange(len(traces)), shows)] = np.median(chosen[shows])
     return np.exp(-1 / chosen).astype(np.float32)
@@ -166,7 +174,10 @@ def noise_left(
 
 
 def fitted_rise(
-    traces: NDArray[np.floating], noise: NDArray[np.floating], constants: NDArray[np.floating]
+    traces: NDArray[np.floating],
+    noise: NDArray[np.floating],
+    constants: NDArray[np.floating],
+    slowest: float = RISES[-1],
 ) -> tuple[float, NDArray[np.float64]]:
     """Return the rise that the traces have in common, and their decays given that they rise.
 
@@ -178,6 +189,8 @@ def fitted_rise(
         Standard deviation of the noise, in the traces' unit.
     constants : ndarray (cell,)
         Time constants of the decay without a rise, frames, as of `fitted_decay`.
+    slowest : float
+        Largest time constant of the rise, frames.
 
     Returns
     -------
@@ -203,9 +216,14 @@ def fitted_rise(
         return 0.0, decay
     brightness = np.nanstd(traces[shows], axis=1) / noise[shows]
     telling = shows[np.argsort(-brightness, kind="stable")[:TELLING]]
-    tried = [(rise, factor) for rise in RISES for factor in SHORTER if rise or factor == 1]
+    seen = _liveliest(traces[telling])
+    rises = [rise for rise in RISES if rise <= slowest]
+    tried = [(rise, factor) for rise in rises for factor in SHORTER if rise or factor == 1]
     risks = [
-        sum(_risk(traces[i], float(noise[i]), factor * decay[i], rise) for i in telling)
+        sum(
+            _risk(trace, float(sd), factor * tau, rise)
+            for trace, sd, tau in zip(seen, noise[telling], decay[telling], strict=True)
+        )
         for rise, factor in tried
     ]
     rise, factor = tried[int(np.argmin(risks))]
@@ -228,6 +246,27 @@ def _that_show(traces: NDArray[np.floating], noise: NDArray[np.floating]) -> NDA
         variance = np.var(traces[cell], dtype=np.float64, where=np.isfinite(traces[cell]))
         excess[cell] = variance / float(noise[cell]) ** 2 - 1
     return np.flatnonzero(excess > LEAST_EXCESS + 4 * np.sqrt(2 / n_known))
+
+
+def _liveliest(traces: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return of each trace the stretch that varies most: long ones need not be fitted whole."""
+    n_frames = traces.shape[1]
+    if n_frames <= MOST_FRAMES:
+        return np.ascontiguousarray(traces, np.float32)
+    starts = np.linspace(0, n_frames - MOST_FRAMES, 2 * -(-n_frames // MOST_FRAMES), dtype=np.int64)
+    stretches = [slice(start, start + MOST_FRAMES) for start in starts]
+    spread = np.stack([_spread(traces[:, stretch]) for stretch in stretches])
+    best = np.argmax(spread, axis=0)
+    return np.stack([trace[stretches[i]] for trace, i in zip(traces, best, strict=True)])
+
+
+def _spread(traces: NDArray[np.floating]) -> Doubles:
+    known = np.isfinite(traces)
+    few = known.sum(axis=1) < MOST_FRAMES // 2
+    values = [
+        0.0 if little else np.nanstd(trace) for trace, little in zip(traces, few, strict=True)
+    ]
+    return np.array(values)
 
 
 def _known(traces: NDArray[np.floating]) -> NDArray[np.intp]:

@@ -43,6 +43,9 @@ CELLS_PER_TASK = 128
 """Cells of one task, who share what is usual among them; the cut of the work, whatever the
 chunks."""
 
+SLOWEST_DECAY, SLOWEST_FITTED_RISE = 3.0, 0.1
+"""Largest time constants that are fitted, s: what is slower is a drift, or spikes in a burst."""
+
 ROUNDS, SETTLED = 4, 0.97
 """Times the noise is estimated from what a fit leaves, and the part it may still change by."""
 
@@ -60,9 +63,9 @@ class DeconvolutionParameters(Parameters):
         Order of the calcium's autoregression: 1 decays, 2 also rises, 0 leaves traces as they are.
         CaImAn: p.
     time_constants : {"fitted", "autocovariance", "given"}
-        Whether time constants are those that predict the traces best, cells of one recording being
-        alike; those of each trace's autocovariance, which bursts make too long; or `decay_time` and
-        `rise_time`.
+        Whether time constants are those that predict the traces best, a decay of at most 3 s and a
+        rise of at most 0.1 s, cells of one recording being alike; those of each trace's
+        autocovariance, which bursts make too long; or `decay_time` and `rise_time`.
     decay_time : float
         Time in which a transient falls to 1/e, s, where it is given. CaImAn: decay_time; Suite2p:
         tau.
@@ -383,7 +386,7 @@ def _estimated(
     elif options.time_constants == "autocovariance":
         g = _of_autocovariance(traces, noise, options)
     else:
-        g = _fitted(traces, noise, options.ar_order, shared)
+        g = _fitted(traces, noise, frame_rate, options.ar_order, shared)
     g = g[:, : options.ar_order]
     for _ in range(0 if fixed else ROUNDS):
         first = _deconvolved(traces, g, noise, frame_rate, DeconvolutionParameters())
@@ -409,13 +412,14 @@ def _of_autocovariance(
 
 
 def _fitted(
-    traces: NDArray[np.floating], noise: Floats, order: int, shared: bool
+    traces: NDArray[np.floating], noise: Floats, frame_rate: float, order: int, shared: bool
 ) -> NDArray[np.float64]:
     """Return g1 and g2 (cell, 2) that predict the traces best."""
-    times: NDArray[np.floating] = -1 / np.log(fitted_decay(traces, noise, shared))
+    decay = fitted_decay(traces, noise, shared, SLOWEST_DECAY * frame_rate)
+    times: NDArray[np.floating] = -1 / np.log(decay)
     rise = 0.0
     if order == 2:
-        rise, times = fitted_rise(traces, noise, times)
+        rise, times = fitted_rise(traces, noise, times, SLOWEST_FITTED_RISE * frame_rate)
     rises = np.minimum(rise, SLOWEST_RISE * times)
     return coefficients_from_times(times, rises, 1.0).reshape(-1, 2)
 
