@@ -68,6 +68,28 @@ def test_a_click_shows_the_cell_that_is_there(viewer: Any, dock: Any, session: S
         assert viewer.layers["cells"].selected_label == cell_id + 1
 
 
+def test_plots_that_appear_fill_the_dock(
+    make_napari_viewer: Any, qtbot: Any, finished: Path, session: Session
+) -> None:
+    """Shown first without a cell, when no plot is there to give the layout a width."""
+    viewer = make_napari_viewer(show=True)
+    viewer.open(str(finished), plugin=PLUGIN)
+    widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Traces")[1]
+    widget.setMinimumHeight(400)
+    widget.setMinimumHeight = lambda height: None  # nothing else is to lay the plots out anew
+    qtbot.wait(300)
+    assert not any(plot.isVisible() for plot in widget.plots)
+    viewer.layers["cells"].selected_label = int(session.read("source_extraction/cell_id")[1]) + 1
+    for box in widget.boxes.values():
+        box.setChecked(True)
+    qtbot.wait(300)
+    whole = widget._plots.ci.geometry()
+    assert whole.width() == pytest.approx(widget._plots.width(), abs=2)
+    assert whole.height() == pytest.approx(widget._plots.height(), abs=2)
+    widths = [plot.vb.width() for plot in widget.plots]
+    assert min(widths) > 0.6 * widget._plots.width()
+
+
 def test_the_outline_of_the_cell_is_marked(viewer: Any, dock: Any, session: Session) -> None:
     outlines = viewer.layers["accepted outlines"]
     before = outlines.edge_color.copy()

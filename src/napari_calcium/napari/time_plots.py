@@ -107,6 +107,8 @@ class TimePlots(pg.GraphicsLayoutWidget):  # type: ignore[misc]
                 plot.setXLink(self._top)
             self._top.setXRange(*span, padding=0)
             self.label_time(there[-1])
+        self.ci.layout.activate()
+        self.ci.setGeometry(self.range)  # which was bounded while no plot was to be seen
 
     def show_span(self, first: float, last: float) -> None:
         """Show the time from one second to another."""
