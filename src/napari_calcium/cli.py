@@ -149,8 +149,9 @@ def run_command(
         typer.echo(_motion_line(Session(session)))
         if advice := Session(session).motion_advice():
             typer.echo(advice)
-    if any(stage.stage == "source_extraction" for stage in report.stages):
-        typer.echo(Session(session).extraction_summary())
+    for stage in report.stages:
+        if summary := Session(session).summary(stage_named(stage.stage).group):
+            typer.echo(summary)
     typer.echo(f"session: {session}")
 
 

@@ -413,7 +413,9 @@ def test_names_and_units(output: str) -> None:
     attrs = dff_attrs(relative)
     assert attrs["traces"]["units"] == "1"
     assert "dF/F" in attrs["traces"]["comment"]
+    said = "dF/F (fraction); cells: 1, 1 with F0 raised to its floor."
     assert attrs[""] == {
+        "summary": said,
         "kind": "dff",
         "output": output,
         "neuropil": "background",

@@ -177,6 +177,20 @@ def test_one_photon_recordings_have_a_detrended_movie_in_counts(
     assert "dF/F" not in widget.status.text()
 
 
+def test_a_recording_marked_otherwise_has_its_movie_renamed(
+    viewer: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch, finished: Path
+) -> None:
+    """Whatever run it was that marked it: the button and the layer do not say dF/F any more."""
+    widget = form(viewer, finished)
+    assert shown(qtbot, widget).name == "dF/F movie"
+    monkeypatch.setattr(Session, "modality", property(lambda _: "one-photon"))
+    widget._on_ended({"state": "done", "stages": []})
+    assert widget.movie_button.text() == "Show detrended movie"
+    qtbot.waitUntil(lambda: names(viewer)[-1] != "dF/F movie" and widget._reading is None)
+    assert "dF/F movie" not in names(viewer)
+    assert "detrended movie (counts)" in names(viewer)
+
+
 def test_another_kind_is_named_and_scaled_anew(viewer: Any, finished: Path) -> None:
     values = {"window": 30.0, "percentile": 0.0}
     found = {kind: change_movie(str(finished), kind, values, 0) for kind in ("dff", "detrended")}

@@ -107,7 +107,7 @@ def test_the_form_has_room_in_a_small_window(
     widget = form(viewer, finished)
     qtbot.wait(300)
     assert viewer.window._qt_window.height() <= 800
-    assert widget.form.native.parentWidget().height() >= 100
+    qtbot.waitUntil(lambda: widget.form.native.parentWidget().height() >= 100)
     for each in (widget.file_button, widget.quilt_button, widget.n_frames):
         right = each.mapTo(widget, each.rect().topRight()).x()
         assert right <= widget.width()
@@ -134,7 +134,7 @@ def test_a_preview_shows_the_cells_where_they_are_and_touches_no_session(
     np.testing.assert_array_equal(layer.data > 0, cells > 0)
     for y, x in CENTRES:
         assert layer.data[y, x] > 0
-    summary = Session(session).extraction_summary()
+    summary = Session(session).summary("source_extraction")
     assert widget.status.text() == (
         f"{summary} Preview of y 0 to 36, x 0 to 52; the session is as it was."
     )

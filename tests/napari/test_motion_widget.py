@@ -293,7 +293,7 @@ def test_the_form_and_the_plot_have_room_in_a_small_window(
     widget = form(viewer, cropped)
     qtbot.wait(300)
     assert viewer.window._qt_window.height() <= 800
-    assert widget.form.native.parentWidget().height() >= 100
+    qtbot.waitUntil(lambda: widget.form.native.parentWidget().height() >= 100)
     assert widget.plot.height() >= 230
     assert widget.plot.figures.height() >= widget.plot.figures.heightForWidth(
         widget.plot.figures.width()

@@ -338,6 +338,7 @@ def dff_attrs(result: Dff) -> dict[str, dict[str, Any]]:
         "detrended": ("counts", "detrended {} fluorescence, F - F0"),
     }[result.kind]
     group = {
+        "summary": _summary(result),
         "kind": result.kind,
         "output": result.output,
         "neuropil": result.neuropil,
@@ -345,6 +346,19 @@ def dff_attrs(result: Dff) -> dict[str, dict[str, Any]]:
         "n_trend_limited": int(np.count_nonzero(result.trend_limited)),
     }
     return {"": group, "traces": {"units": units, "comment": comment.format(result.output)}}
+
+
+def _summary(result: Dff) -> str:
+    """Return in a sentence what the traces are and in how many cells they are not to be trusted."""
+    names = {"dff": "dF/F (fraction)", "detrended": "Detrended traces (counts)"}
+    said = f"{names[result.kind]}; cells: {len(result.traces)}"
+    for cells, reason in (
+        (result.floored, "with F0 raised to its floor"),
+        (result.trend_limited, "with a trend that could not be fitted or is at its bound"),
+    ):
+        if np.any(cells):
+            said += f", {np.count_nonzero(cells)} {reason}"
+    return f"{said}."
 
 
 def _kind(parameters: DffParameters, modality: str) -> str:

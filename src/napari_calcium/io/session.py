@@ -426,9 +426,9 @@ class Session:
             "pattern of its own; set smoothing to 3 px, high_pass to 10 px and run again."
         )
 
-    def extraction_summary(self) -> str:
-        """Return in a sentence how many cells were found and what removed other candidates."""
-        return str(self.group_attrs("source_extraction").get("summary", ""))
+    def summary(self, group: str) -> str:
+        """Return what a finished stage says of its results in a sentence; empty if nothing."""
+        return "" if self.record(group) is None else str(self.group_attrs(group).get("summary", ""))
 
     def components(self) -> Components:
         """Return the cells that source extraction found."""

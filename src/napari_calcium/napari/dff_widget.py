@@ -210,12 +210,16 @@ class DffWidget(StageWidget):
 
     def _on_ended(self, answer: dict[str, Any]) -> None:
         super()._on_ended(answer)
+        self._name_button()
         self._renew()
 
     def _renew(self) -> None:
-        """Show the corrected movie that there is now, if another one is shown."""
+        """Show the corrected movie that there is now, as it is marked, if another one is shown."""
         layer, path = change_movie_of(self.viewer, self.session_path), self.session_path
-        if layer is None or metadata_of(layer)["digest"] == _digest(path):
+        if layer is None:
+            return
+        shown = metadata_of(layer)
+        if (shown["digest"], shown["kind"]) == (_digest(path), self._kind()):
             return
         if Session.is_session(path) and CORRECTED in Session(path):
             self.show_movie()

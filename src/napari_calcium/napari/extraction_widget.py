@@ -412,9 +412,6 @@ class SourceExtractionWidget(StageWidget):
             return self._show_preview(answer["preview"])
         return super()._finished(answer)
 
-    def _found(self) -> str:
-        return Session(self.session_path).extraction_summary()
-
     def _show_state(self) -> None:
         super()._show_state()
         self.preview_button.setEnabled(not self.runner.busy)

@@ -215,8 +215,8 @@ class StageWidget(QWidget):  # type: ignore[misc]
         return said
 
     def _found(self) -> str:
-        """Say what the stage found in the session; nothing, but for source extraction."""
-        return ""
+        """Say what the stage found in the session."""
+        return Session(self.session_path).summary(self.stage.group)
 
     def _show_state(self) -> None:
         """Enable what can be pressed now."""
