@@ -409,6 +409,24 @@ class TestRun:
         for name in ("dff/traces", "source_extraction/footprints/data"):
             np.testing.assert_array_equal(Session(path).read(name), Session(finished).read(name))
 
+    def test_a_recording_marked_one_photon_is_detrended_by_name(
+        self, finished: Path, cli: Cli, tmp_path: Path
+    ) -> None:
+        """And needs no import for that: what is printed never says dF/F."""
+        path = tmp_path / "s.zarr"
+        shutil.copytree(finished, path)
+        answer = cli("run", "--session", path, "--modality", "one-photon")
+        assert (answer.status, answer.out.count("was done")) == (0, len(STAGES) - 1)
+        assert "Detrending" in answer.out
+        assert "Detrended traces (counts); cells: " in answer.out
+        exported = cli("export", path, tmp_path / "tables", "--include-rejected")
+        assert "dF/F" not in answer.out + exported.out
+        header = (tmp_path / "tables" / "traces.csv").read_text().splitlines()[0]
+        assert header.split(",")[1].endswith("detrended (counts)")
+        wrong = cli("run", "--session", path, "--modality", "three-photon")
+        assert is_one_sentence(wrong)
+        assert "it must be one of 'two-photon', 'one-photon'" in wrong.err
+
     @pytest.mark.parametrize("options", [["--workers", 1], ["--scheduler", "synchronous"]])
     def test_workers_and_schedulers(
         self, options: list[Any], finished: Path, movie: Path, cli: Cli, tmp_path: Path

@@ -134,7 +134,8 @@ def run_command(
     chosen = _recipe(session, recording, recipe, values or (), given)
     if recording:
         typer.echo(recording.understood())
-    with _bars() as progress:
+    modality = chosen.parameters("import").to_mapping()["modality"]
+    with _bars(modality) as progress:
         report = run(
             session,
             recording or (),
@@ -144,7 +145,7 @@ def run_command(
             scheduler=scheduler,
             progress=progress,
         )
-    Console().print(_run_table(report))
+    Console().print(_run_table(report, modality))
     if any(stage.stage == "motion_correction" for stage in report.stages):
         typer.echo(_motion_line(Session(session)))
         if advice := Session(session).motion_advice():
@@ -157,7 +158,7 @@ def run_command(
 
 @app.command()
 def export(
-    session: Annotated[Path, typer.Argument(help="A session with dF/F, or with shifts.")],
+    session: Annotated[Path, typer.Argument(help="A session with traces, or with shifts.")],
     destination: Annotated[
         Path,
         typer.Argument(help="A folder for traces.csv, shifts.csv and so on; or a file NAME.csv."),
@@ -495,7 +496,7 @@ def _split(assignment: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _bars() -> Iterator[_StageBars]:
+def _bars(modality: str = "") -> Iterator[_StageBars]:
     """Show a progress bar per stage on standard error, if that is a terminal."""
     columns = (
         TextColumn("{task.description:<22}"),
@@ -505,19 +506,21 @@ def _bars() -> Iterator[_StageBars]:
     )
     shown = sys.stderr.isatty()
     with Bars(*columns, console=Console(stderr=True), disable=not shown) as bars:
-        yield _StageBars(bars)
+        yield _StageBars(bars, modality)
 
 
 class _StageBars:
     """Turns reports of progress into bars."""
 
-    def __init__(self, bars: Bars) -> None:
+    def __init__(self, bars: Bars, modality: str) -> None:
         self._bars = bars
+        self._modality = modality
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, report: Progress) -> None:
         if report.stage not in self._tasks:
-            title = TITLES.get(report.stage) or stage_named(report.stage).title
+            known = TITLES.get(report.stage)
+            title = known or stage_named(report.stage).titled(self._modality)
             self._tasks[report.stage] = self._bars.add_task(title)
         self._bars.update(self._tasks[report.stage], completed=report.done, total=report.total)
 
@@ -544,11 +547,11 @@ def _motion_line(session: Session) -> str:
     return f"motion: {', '.join(parts)}"
 
 
-def _run_table(report: RunReport) -> Table:
+def _run_table(report: RunReport, modality: str) -> Table:
     table = Table("stage", "seconds")
     for stage in report.stages:
         seconds = "was done" if stage.skipped else f"{stage.seconds:.1f}"
-        table.add_row(stage_named(stage.stage).title, seconds)
+        table.add_row(stage_named(stage.stage).titled(modality), seconds)
     table.add_row("peak memory", f"{report.peak_memory / 1e6:.0f} MB", end_section=True)
     return table
 

@@ -121,6 +121,9 @@ class Parameters:
     def check_movie(self, shape: tuple[int, ...]) -> None:
         """Raise `InputError` where the parameters do not fit a movie of the shape (time, y, x)."""
 
+    def check_marks(self, marks: Mapping[str, Any]) -> None:
+        """Raise `InputError` where the parameters do not fit how the recording is marked."""
+
     def files(self) -> tuple[str, ...]:
         """Return the paths of files that are read: their content counts as a parameter."""
         return ()

@@ -332,6 +332,30 @@ def test_builder_computes_nothing_and_gives_the_kernels_result(n_cells: int) -> 
     assert result.traces.shape == (n_cells, 120)
 
 
+@pytest.mark.parametrize("neuropil", ["background", "ring"])
+def test_an_offset_that_is_known_changes_nothing(neuropil: str) -> None:
+    """200 counts in every pixel and frame; to float32 of what they add to F0."""
+    cells, shape = components(5, 300), (37, 53)
+    frames = np.random.default_rng(0).uniform(100, 200, (300, *shape)).astype(np.float32)
+    background = Background(
+        sp.csc_array(sp.hstack([cells.background.footprints, np.ones((37 * 53, 1))])),
+        np.concatenate([cells.background.traces, np.full((1, 300), 200.0)]),
+    )
+    lifted = replace(cells, background=background)
+
+    def result(cells: Components, offset: float, dark_level: float) -> Dff:
+        parameters = DffParameters(window=2.0, neuropil=neuropil, dark_level=dark_level)
+        movie = Movie(da.from_array(frames + np.float32(offset)), RATE)
+        return dff_components(movie, delayed(cells), RATE, parameters).compute(scheduler="sync")
+
+    expected, found = result(cells, 0, 0), result(lifted, 200, 200)
+    np.testing.assert_allclose(found.traces, expected.traces, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(found.baseline, expected.baseline, rtol=2e-4)
+    ignored = result(lifted, 200, 0)
+    assert np.all(ignored.baseline > 1.3 * expected.baseline)
+    assert np.ptp(ignored.traces) < np.ptp(expected.traces)
+
+
 @pytest.mark.parametrize("bleaching", ["none", "polynomial", "exponential"])
 @pytest.mark.parametrize("modality", ["two-photon", "one-photon"])
 def test_equal_for_every_grouping_and_worker(

@@ -329,6 +329,15 @@ def test_any_trace_gives_numbers_where_it_has_them(
     assert np.isfinite(found.baseline) == known.any()
 
 
+@pytest.mark.parametrize("distance", [0.0, 5000.0])
+def test_the_noise_is_reached_above_a_baseline_far_away(distance: float) -> None:
+    """The least noise is a part of the trace's own variation, wherever the baseline is."""
+    trace = simulate_first(3000, 0.02, 5.0, 0.95, seed=5)[0]
+    found = deconvolve(trace, 0.95, 1.0, baseline=300.0 - distance)
+    residual = trace - found.calcium - found.baseline
+    assert np.sqrt(np.mean(residual**2)) == pytest.approx(1.0, rel=1e-3)
+
+
 def test_wrong_arguments_raise() -> None:
     with pytest.raises(ValueError, match="must be real"):
         deconvolve(np.zeros(5), (1.0, -0.5), 1.0)

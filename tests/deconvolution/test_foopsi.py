@@ -322,6 +322,17 @@ def test_any_trace_gives_numbers_where_it_has_them(
     assert np.isfinite([found.baseline, found.noise, *found.coefficients]).all()
 
 
+def test_infinities_and_huge_values_warn_of_nothing() -> None:
+    trace, _ = one_cell(2)
+    trace[[5, 900]] = np.inf, -np.inf
+    for order in (1, 2):
+        found = constrained_foopsi(trace, 30.0, options(order))
+        assert np.flatnonzero(np.isnan(found.activity)).tolist() == [5, 900]
+        huge = constrained_foopsi((1e18 * trace).astype(np.float32), 30.0, options(order))
+        both = (huge.activity[1000:] / 1e18, found.activity[1000:])
+        np.testing.assert_allclose(*both, atol=1e-3 * np.nanmax(found.activity))
+
+
 def test_mistakes_are_named() -> None:
     trace = np.ones(20)
     with pytest.raises(InputError, match="frame_rate is 0 Hz"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -283,3 +284,18 @@ def test_a_form_that_was_closed_leaves_the_others_be(
         widget.deleteLater()
     viewer.open(str(movie_path), plugin=PLUGIN)
     assert other.sources() == [str(movie_path)]
+
+
+def test_a_recording_marked_elsewhere_is_not_marked_back(
+    viewer: Any, finished: Path, tmp_path: Path
+) -> None:
+    """The form of the import shows the mark as it is, not as it was at the import."""
+    path = tmp_path / "s.zarr"
+    shutil.copytree(finished, path)
+    Session(path).update_attrs({"modality": "one-photon"})
+    viewer.open(str(path), plugin=PLUGIN)
+    widget = form(viewer, "Import")
+    widget.session_path = str(path)
+    widget.show_recorded()
+    assert widget.form.values()["modality"] == "one-photon"
+    assert widget.form.values()["frame_rate"] == 10.0

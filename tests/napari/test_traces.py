@@ -333,6 +333,16 @@ class TestOtherSessions:
         assert not any("dF/F" in word for word in words)
         assert "have no dF/F" in dock.boxes["dff"].toolTip()
 
+    def test_before_a_cell_is_chosen_nothing_says_dff_of_a_one_photon_session(
+        self, copied: Path, make_napari_viewer_proxy: Any
+    ) -> None:
+        shutil.rmtree(copied / "dff")
+        Session(copied).update_attrs({"modality": "one-photon"})
+        viewer = make_napari_viewer_proxy()
+        viewer.open(str(copied), plugin=PLUGIN)
+        dock = viewer.window.add_plugin_dock_widget(PLUGIN, "Traces")[1]
+        assert dock.boxes["dff"].text() == "detrended"
+
     @pytest.mark.parametrize("output", ["raw", "denoised"])
     def test_fluorescence_has_the_colour_of_the_trace_that_it_is(
         self, output: str, copied: Path, make_napari_viewer_proxy: Any

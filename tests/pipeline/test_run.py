@@ -140,6 +140,29 @@ class TestSkipping:
         np.testing.assert_allclose(detrended, raw - baseline, atol=1e-2)
         assert computed(run(session_path)) == []
 
+    def test_results_from_before_there_were_marks_are_of_two_photons(
+        self, session_path: Path
+    ) -> None:
+        session = Session(session_path)
+        group = zarr.open_group(session_path / "dff", mode="r+")
+        inputs = dict(group.attrs["inputs"])
+        del inputs["modality"]
+        group.attrs["inputs"] = inputs
+        root = zarr.open_group(session_path, mode="r+")
+        del root.attrs["modality"]
+        session.current("dff")
+        session.update_attrs({"modality": "one-photon"})
+        with pytest.raises(InputError, match="before the recording was marked one-photon"):
+            session.current("dff")
+
+    def test_dff_of_a_one_photon_recording_is_refused_before_anything_runs(
+        self, tiff: Path, recipe: Recipe, tmp_path: Path
+    ) -> None:
+        marked = recipe.with_all({"import.modality": "one-photon", "dff.kind": "dff"})
+        with pytest.raises(InputError, match=r"^dff.kind is 'dff' but .* marked one-photon"):
+            run(tmp_path / "s.zarr", [tiff], recipe=marked)
+        assert not (tmp_path / "s.zarr").exists()
+
     def test_an_import_that_is_asked_for_anew_needs_the_recording(self, session_path: Path) -> None:
         recipe = Recipe({"import": {"frame_rate": 20.0}})
         with pytest.raises(InputError, match="name the recording to import it"):
@@ -671,7 +694,7 @@ class TestStorage:
             assert found["parameters"] == recipe.parameters(stage.name).to_mapping()
             assert found["versions"]["zarr"] == zarr.__version__
             if stage.needs:
-                marks = {name: getattr(Session(finished), name) for name in stage.heeds}
+                marks = {"modality": "two-photon"} if stage.name == "dff" else {}
                 assert found["inputs"] == {name: digests[name] for name in stage.needs} | marks
             else:
                 assert found["inputs"].keys() == {"source"}

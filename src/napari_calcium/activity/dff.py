@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -31,7 +31,7 @@ from napari_calcium.movie import Movie, blocks, check_one_plane
 from napari_calcium.parameters import Parameters, parameter
 from napari_calcium.traces import noise_level
 
-__all__ = ["Dff", "DffParameters", "dff", "dff_attrs", "dff_components", "dff_to_arrays"]
+__all__ = ["KINDS", "Dff", "DffParameters", "dff", "dff_attrs", "dff_components", "dff_to_arrays"]
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -91,6 +91,9 @@ class DffParameters(Parameters):
     output : {"raw", "denoised"}
         raw: the traces with their noise. denoised: the denoised traces over the same F0 (CaImAn:
         use_residuals=False).
+    dark_level : float
+        What a pixel reads without light, counts (the offset of the camera or the amplifier): F0 is
+        less by that. Left at 0, an offset makes dF/F too small. Detrended traces are without it.
     floor : float
         Smallest F0 of dff, as a multiple of the trace's noise. F0 near or below zero would give
         wild values; a cell whose F0 was raised to this is flagged.
@@ -106,7 +109,12 @@ class DffParameters(Parameters):
     bleaching: Literal["none", "polynomial", "exponential"] = parameter("none")
     bleaching_order: int = parameter(1, minimum=1, maximum=5)
     output: Literal["raw", "denoised"] = parameter("raw")
+    dark_level: float = parameter(0.0, unit="counts")
     floor: float = parameter(1.0, unit="noise sd", minimum=0)
+
+    def check_marks(self, marks: Mapping[str, Any]) -> None:
+        """Raise `InputError` where dF/F is asked of a one-photon recording."""
+        _kind(self, str(marks["modality"]))
 
     def check_movie(self, shape: tuple[int, ...]) -> None:
         """Raise `InputError` where rings are to be read from a movie of volumes."""
@@ -370,7 +378,7 @@ def _kind(parameters: DffParameters, modality: str) -> str:
     if parameters.kind == "dff" and KINDS[modality] == "detrended":
         raise InputError(
             "kind is 'dff' but the recording is marked one-photon, whose background is not the "
-            "cells' own; set kind to 'auto', or import the recording as two-photon"
+            "cells' own; set kind to 'auto', or the recording's modality to 'two-photon'"
         )
     return parameters.kind
 
@@ -391,9 +399,10 @@ def _of_group(
     n_cells = components.n_cells
     cells = slice(group * n_cells // GROUPS, (group + 1) * n_cells // GROUPS)
     if corrected is None:
-        light = above_background(components, cells)
+        light = above_background(components, cells, parameters.dark_level)
     else:
-        light = above_ring(components, corrected, cells)
+        dark = (1 - parameters.ring_factor) * parameters.dark_level
+        light = above_ring(components, corrected, cells, dark)
     return dff(light, parameters, frame_rate, modality)
 
 

@@ -80,7 +80,8 @@ def dff_movie(
     Parameters
     ----------
     movie : Movie
-        The corrected recording, of one plane.
+        The corrected recording, of one plane, without an offset: what a pixel reads without light
+        counts as fluorescence here.
     window : float
         Length of the window around each knot, s (CaImAn: frames_window). 0: the whole recording,
         which has one F0.

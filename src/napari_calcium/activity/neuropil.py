@@ -95,7 +95,9 @@ def background_under_cells(components: Components, cells: slice = EVERY_CELL) ->
     return np.asarray(overlap.astype(np.float32) @ components.background.traces, np.float32)
 
 
-def above_background(components: Components, cells: slice = EVERY_CELL) -> Fluorescence:
+def above_background(
+    components: Components, cells: slice = EVERY_CELL, dark_level: float = 0.0
+) -> Fluorescence:
     """Return the light of cells above their background, and the background under them.
 
     Parameters
@@ -104,6 +106,8 @@ def above_background(components: Components, cells: slice = EVERY_CELL) -> Fluor
         Cells and background.
     cells : slice, optional
         Of which cells.
+    dark_level : float
+        What a pixel reads without light, counts; it is no part of the background.
 
     Returns
     -------
@@ -121,13 +125,19 @@ def above_background(components: Components, cells: slice = EVERY_CELL) -> Fluor
     """
     denoised = components.traces[cells]
     behind = background_under_cells(components, cells)
+    if dark_level:
+        total, energy = _sums(components.footprints[:, cells])
+        behind -= (dark_level * total / np.where(energy > 0, energy, 1)).astype(np.float32)[:, None]
     with np.errstate(over="ignore", invalid="ignore"):  # then it is not known
         raw = denoised + components.residuals[cells]
     return Fluorescence(raw, denoised, behind)
 
 
 def above_ring(
-    components: Components, corrected: Floats, cells: slice = EVERY_CELL
+    components: Components,
+    corrected: Floats,
+    cells: slice = EVERY_CELL,
+    dark_level: float = 0.0,
 ) -> Fluorescence:
     """Return the light of cells less that of their rings, counts per pixel.
 
@@ -139,6 +149,8 @@ def above_ring(
         What `ring_corrected` gave, of all cells.
     cells : slice, optional
         Of which cells.
+    dark_level : float
+        What of `corrected` is no light, counts.
 
     Returns
     -------
@@ -157,7 +169,8 @@ def above_ring(
     """
     total, energy = _sums(components.footprints[:, cells])
     scale = (energy / np.where(total > 0, total, 1)).astype(np.float32)
-    return Fluorescence(corrected[cells], components.traces[cells] * scale[:, None])
+    light = corrected[cells] - np.float32(dark_level) if dark_level else corrected[cells]
+    return Fluorescence(light, components.traces[cells] * scale[:, None])
 
 
 def ring_corrected(

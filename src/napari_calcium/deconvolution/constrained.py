@@ -71,9 +71,10 @@ def deconvolve(
     -------
     Deconvolution
         Calcium and activity, float64 if the trace is and float32 otherwise, and the price. With
-        "l1" the residual's variance is the noise's, to rounding, with two exceptions: a known
-        baseline may leave more than the noise even without a price, and so may a trace that is
-        shorter than a few time constants, where baseline and activity cannot be told apart. A
+        "l1" the residual's variance is the noise's, to rounding, except where even without a price
+        more than the noise is left: above a known baseline, of a trace that is shorter than a few
+        time constants, or where the coefficients are wrong: with a rise slower than the true one,
+        the baseline that fits best is far below the trace. A
         trace that varies no more than its noise has no activity and its mean for a baseline.
         Noise below a thousandth of the trace's standard deviation counts as that. Frames that
         are not known are NaN; calcium decays through them, and what happened there shows in the
@@ -131,7 +132,7 @@ def _deconvolved(
     likely = None
     spread = float(np.nanmean((trace - level) ** 2))
     n_known = np.count_nonzero(~np.isnan(trace))
-    target = max(noise**2, spread * SMALLEST_NOISE**2)
+    target = max(noise**2, float(np.nanvar(trace)) * SMALLEST_NOISE**2)
     if spread <= target * (1 + ROUNDING):
         most = max(float(np.nanmax(trace)) - level, 0.0) / ((1 - roots[0]) * (1 - roots[1]))
         return np.zeros_like(trace), np.zeros_like(trace), level, most if penalty == "l1" else 0.0

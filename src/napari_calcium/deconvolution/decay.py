@@ -122,7 +122,7 @@ def fitted_decay(
     if len(shows) == 0:
         return start
     seen, sd = _liveliest(traces[shows]), noise[shows].astype(np.float64)
-    telling = np.argsort(-np.nanstd(seen, axis=1) / sd, kind="stable")[:TELLING]
+    telling = np.argsort(-np.nanstd(seen, axis=1, dtype=np.float64) / sd, kind="stable")[:TELLING]
     longest = max(SHORTEST * FACTOR, min(LONGEST, slowest))
     usual = np.median(_fitted(seen[telling], sd[telling], SHORTEST, longest))
     chosen = np.full(len(traces), usual)
@@ -214,7 +214,7 @@ def fitted_rise(
     shows = _that_show(traces, noise)
     if len(shows) == 0:
         return 0.0, decay
-    brightness = np.nanstd(traces[shows], axis=1) / noise[shows]
+    brightness = np.nanstd(traces[shows], axis=1, dtype=np.float64) / noise[shows]
     telling = shows[np.argsort(-brightness, kind="stable")[:TELLING]]
     seen = _liveliest(traces[telling])
     rises = [rise for rise in RISES if rise <= slowest]
@@ -264,7 +264,8 @@ def _spread(traces: NDArray[np.floating]) -> Doubles:
     known = np.isfinite(traces)
     few = known.sum(axis=1) < MOST_FRAMES // 2
     values = [
-        0.0 if little else np.nanstd(trace) for trace, little in zip(traces, few, strict=True)
+        0.0 if little else np.nanstd(trace, dtype=np.float64)
+        for trace, little in zip(traces, few, strict=True)
     ]
     return np.array(values)
 

@@ -63,14 +63,15 @@ class DeconvolutionParameters(Parameters):
         Order of the calcium's autoregression: 1 decays, 2 also rises, 0 leaves traces as they are.
         CaImAn: p.
     time_constants : {"fitted", "autocovariance", "given"}
-        Whether time constants are those that predict the traces best, a decay of at most 3 s and a
-        rise of at most 0.1 s, cells of one recording being alike; those of each trace's
+        Whether time constants are those that predict the traces best, a decay from 0.8 frames to
+        3 s and a rise of at most 0.1 s, cells of one recording being alike; those of each trace's
         autocovariance, which bursts make too long; or `decay_time` and `rise_time`.
     decay_time : float
         Time in which a transient falls to 1/e, s, where it is given. CaImAn: decay_time; Suite2p:
         tau.
     rise_time : float
         Time constant of the rise, s, where it is given and the order is 2; not the time to peak.
+        One that is too slow is worse than none: calcium that rises faster cannot be explained.
     lags : int
         Largest lag of the autocovariance, frames; 0 takes 5 for order 1, 15 for 2. CaImAn: lags.
     fudge_factor : float
@@ -91,7 +92,7 @@ class DeconvolutionParameters(Parameters):
     ar_order: Literal[1, 2, 0] = 1
     time_constants: Literal["fitted", "autocovariance", "given"] = "fitted"
     decay_time: float = parameter(0.6, unit="s", above=0, maximum=60)
-    rise_time: float = parameter(0.1, unit="s", minimum=0, maximum=60)
+    rise_time: float = parameter(0.05, unit="s", minimum=0, maximum=60)
     lags: int = parameter(0, unit="frames", minimum=0)
     fudge_factor: float = parameter(1.0, unit="1", above=0, maximum=1)
     refine: bool = False
@@ -287,7 +288,7 @@ def deconvolve_traces(
     Returns
     -------
     DeconvolvedTraces
-        NaN in the frames that are not known; a cell without any is NaN throughout.
+        NaN in the frames that are not known; a cell without any is NaN throughout, its noise 0.
 
     Examples
     --------
@@ -368,7 +369,7 @@ def _row(trace: ArrayLike, frame_rate: float) -> Trace:
         raise InputError(f"the trace has {row.ndim} axes; give one trace (time,) at a time")
     if not np.isfinite(row).any():
         raise InputError(f"none of the trace's {row.size} frames is a number; give a fluorescence")
-    return np.asarray(row, np.float64 if row.dtype == np.float64 else np.float32)
+    return as_trace(row)
 
 
 def _estimated(
@@ -443,6 +444,7 @@ def _deconvolved(
         if (known := known_part(trace)).stop:
             activity[cell, known.start] = 0
     times = time_constants(g, frame_rate).astype(np.float32)
+    times[~np.isfinite(traces).any(axis=1) & (traces.shape[1] > 0)] = np.nan
     return DeconvolvedTraces(calcium, activity, baseline, noise, times)
 
 

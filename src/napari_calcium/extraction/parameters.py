@@ -98,7 +98,8 @@ class SourceExtractionParameters(Parameters):
         Whether the time constants are those that predict the traces best, those of each trace's
         autocovariance, or `decay_time` and `rise_time`.
     rise_time : float
-        Time constant of the rise, s, where it is given and `ar_order` is 2.
+        Time constant of the rise, s, where it is given and `ar_order` is 2; one that is too slow is
+        worse than none.
     penalty : {"none", "l1", "l0"}
         What activity costs: nothing; its sum, until the denoised trace differs from the raw one by
         noise, which leaves fewer small events and smaller transients; or that no transient be
@@ -150,7 +151,7 @@ class SourceExtractionParameters(Parameters):
     connected: bool = True
     ar_order: Literal[0, 1, 2] = 1
     time_constants: Literal["fitted", "autocovariance", "given"] = "fitted"
-    rise_time: float = parameter(0.1, unit="s", minimum=0, maximum=60)
+    rise_time: float = parameter(0.05, unit="s", minimum=0, maximum=60)
     penalty: Penalty = "none"
     min_spike: float = parameter(3.0, unit="noise sd", minimum=0)
     merge: bool = True

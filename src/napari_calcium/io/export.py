@@ -75,14 +75,16 @@ def kind_of_change(session: Session) -> str:
     Parameters
     ----------
     session : Session
-        A session; one without that stage, or of an earlier version, is taken for one of dF/F.
+        A session; where that stage has not run it is what the mark of the recording calls for.
 
     Returns
     -------
     {"dff", "detrended"}
         A fraction of F0; or, of one-photon recordings, the difference from F0 in counts.
     """
-    return str(session.group_attrs("dff").get("kind", "dff")) if "dff" in session else "dff"
+    if session.record("dff") is None:
+        return "detrended" if session.modality == "one-photon" else "dff"
+    return str(session.group_attrs("dff").get("kind", "dff"))
 
 
 def kinds_of(session: Session) -> tuple[str, ...]:

@@ -61,8 +61,11 @@ MUCH_MORE_MOTION = 1.5
 OUTSIDE = ("source", "files")
 """Inputs of stages that are no stages."""
 
-MARKS = ("modality",)
-"""What a recording is marked with, as inputs of the stages that heed it."""
+MARKS = {"modality": "two-photon"}
+"""What a recording may be marked with, and how one is that nobody marked."""
+
+HEEDS = {"dff": ("modality",)}
+"""The marks that a stage heeds: they are inputs of its results."""
 
 
 @dataclass(frozen=True)
@@ -274,12 +277,12 @@ class Session:
     @property
     def modality(self) -> str:
         """How the recording is marked: "two-photon" or "one-photon"."""
-        return str(self.attrs.get("modality", "two-photon"))
+        return str(self.attrs.get("modality", MARKS["modality"]))
 
     def heeds(self, record: StageRecord) -> bool:
         """Whether a stage's results are of a recording marked as this one is now."""
-        marks = {name: record.inputs[name] for name in MARKS if name in record.inputs}
-        return all(getattr(self, name) == value for name, value in marks.items())
+        heeded = HEEDS.get(record.stage, ())
+        return all(getattr(self, name) == record.inputs.get(name, MARKS[name]) for name in heeded)
 
     @property
     def _imported(self) -> Mapping[str, Any]:

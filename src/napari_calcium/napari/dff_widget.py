@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QWidget
 
+from napari_calcium.activity.dff import KINDS
 from napari_calcium.activity.movies import detrended_movie, dff_movie
 from napari_calcium.errors import InputError
 from napari_calcium.io.session import Session
@@ -29,7 +30,7 @@ from napari_calcium.pipeline.stages import stage_named
 __all__ = ["GROUPS", "ChangeMovie", "DffWidget", "change_movie", "change_movie_of", "grouped"]
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Baseline": ("window", "percentile", "floor"),
+    "Baseline": ("window", "percentile", "dark_level", "floor"),
     "Neuropil": ("neuropil", "ring_*"),
     "Bleaching": ("bleaching", "bleaching_*"),
     "Output": ("kind", "output"),
@@ -187,11 +188,7 @@ class DffWidget(StageWidget):
     def _kind(self) -> str:
         """Return whether the session has dF/F or only what is left without the baseline."""
         kind = self.form.values().get("kind")
-        path = self.session_path
-        if kind != "detrended" and Session.is_session(path):
-            modality = getattr(Session(path), "modality", "two-photon")
-            kind = "detrended" if modality == "one-photon" else kind
-        return "detrended" if kind == "detrended" else "dff"
+        return "detrended" if "detrended" in (kind, KINDS.get(self._modality())) else "dff"
 
     def _frame(self) -> int:
         """Return the frame that is shown."""

@@ -211,8 +211,8 @@ def runner_of(viewer: Any) -> Runner:
     return runner if runner is not None else Runner(viewer, window)
 
 
-def progress_text(progress: dict[str, Any]) -> str:
-    """Say how far a stage is.
+def progress_text(progress: dict[str, Any], modality: str = "") -> str:
+    """Say how far a stage is, of a recording that is marked so.
 
     Examples
     --------
@@ -222,7 +222,7 @@ def progress_text(progress: dict[str, Any]) -> str:
     'dF/F'
     """
     done, total = progress["done"], progress["total"]
-    title = stage_named(progress["stage"]).title
+    title = stage_named(progress["stage"]).titled(modality)
     if not done:
         return title
     left = progress["seconds"] * (total - done) / done

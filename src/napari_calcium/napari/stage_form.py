@@ -119,7 +119,8 @@ class StageWidget(QWidget):  # type: ignore[misc]
         if Session.is_session(self.session_path):
             record = Session(self.session_path).record(self.stage.group)
             if record is not None:
-                self.form.set_values(record.parameters)
+                recorded = Recipe.of_session(Session(self.session_path)).tables[self.stage.name]
+                self.form.set_values(recorded)
 
     def _request(self) -> Request:
         """Return what the form asks for.
@@ -189,7 +190,7 @@ class StageWidget(QWidget):  # type: ignore[misc]
 
     def _on_progressed(self, progress: dict[str, Any]) -> None:
         if self._mine:
-            text = progress_text(progress)
+            text = progress_text(progress, self._modality())
             self.progress_bar.setRange(0, progress["total"] if progress["done"] else 0)
             self.progress_bar.setValue(progress["done"])
             self.progress_bar.setFormat(text)
@@ -209,10 +210,16 @@ class StageWidget(QWidget):  # type: ignore[misc]
             said = "Done before with these parameters; nothing had to be computed."
         if found := self._found():
             said += f" {found}"
-        outdated = [stage.title for stage in outdated_stages(Session(self.session_path))]
+        stages = outdated_stages(Session(self.session_path))
+        outdated = [stage.titled(self._modality()) for stage in stages]
         if outdated:
             said += f" Run again, their inputs have changed: {', '.join(outdated)}."
         return said
+
+    def _modality(self) -> str:
+        """Return how the recording is marked; empty where there is no session yet."""
+        path = self.session_path
+        return Session(path).modality if Session.is_session(path) else ""
 
     def _found(self) -> str:
         """Say what the stage found in the session."""

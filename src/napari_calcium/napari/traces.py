@@ -13,7 +13,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_calcium.io.export import KINDS
+from napari_calcium.io.export import KINDS, kind_of_change
 from napari_calcium.io.session import Session
 from napari_calcium.napari.cell_traces import CellTraces, read_cell
 from napari_calcium.napari.docking import put_at_bottom
@@ -166,11 +166,14 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         self._title.setToolTip(cell.title if cell else "")
         for name, box in self.boxes.items():
             box.setEnabled(cell is None or getattr(cell, name) is not None)
-        kind = cell.dff_kind if cell else "dff"
+        self._name_change(cell.dff_kind if cell else "dff")
+        self.curves["fluorescence"].setPen(_pen(cell.output if cell else "raw"))
+
+    def _name_change(self, kind: str) -> None:
+        """Say of which kind the change of fluorescence is."""
         self.boxes["dff"].setText(KINDS[kind].title)
         self.boxes["dff"].setToolTip(CURVES["dff"].tip if kind == "dff" else DETRENDED)
         self._plots.name(CHANGE, KINDS[kind].label)
-        self.curves["fluorescence"].setPen(_pen(cell.output if cell else "raw"))
 
     def _mark(self) -> None:
         """Outline the cell in white, and the one before as it was."""
@@ -238,6 +241,8 @@ class TracesWidget(QWidget):  # type: ignore[misc]
 
     def _attach(self, layer: Any) -> None:
         if metadata_of(layer).get("layer") == CELLS:
+            if self.cell is None:
+                self._name_change(kind_of_change(Session(metadata_of(layer)["session"])))
             layer.events.selected_label.connect(self._on_selected)
             layer.events.features.connect(self._on_renewed)
 

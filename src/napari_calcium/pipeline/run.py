@@ -35,6 +35,7 @@ from napari_calcium.extraction.parameters import SourceExtractionParameters
 from napari_calcium.io.importing import ImportParameters
 from napari_calcium.io.recording import Recording, open_recording
 from napari_calcium.io.session import (
+    HEEDS,
     Session,
     StageRecord,
     StageWriter,
@@ -141,8 +142,8 @@ def run(
     path = Path(session)
     recipe = recipe or (Recipe.of_session(Session(path)) if Session.is_session(path) else Recipe())
     recipe = recipe.with_whole_paths()
-    for stage in stages:
-        recipe.parameters(stage.name)  # a wrong value is refused before anything is opened
+    for stage in stages:  # a wrong value is refused before anything is opened
+        _check_marks(stage, recipe)
     with _disk_errors(path):
         recording = _recording(sources)
         with _opened(path, recording) as opened, _one_thread_each(), team.at_work() as pool:
@@ -202,6 +203,16 @@ def _check_movie(stage: Stage, parameters: Parameters, shape: tuple[int, ...]) -
     except InputError as error:
         named = str(error).startswith(f"{stage.name} ")  # the stage itself, not a parameter of it
         raise InputError(str(error) if named else f"{stage.name}.{error}") from None
+
+
+def _check_marks(stage: Stage, recipe: Recipe) -> None:
+    """Refuse parameters that do not fit how the recording is marked."""
+    marks = recipe.parameters("import").to_mapping()
+    try:
+        recipe.parameters(stage.name).check_marks(marks)
+    except InputError as error:
+        named = str(error).startswith(stage.name)
+        raise error if named else InputError(f"{stage.name}.{error}") from None
 
 
 def _check_files(stage: Stage, session: Session, parameters: Parameters) -> None:
@@ -466,7 +477,7 @@ def _record(stage: Stage, session: Session, parameters: Parameters) -> StageReco
         groups = {s.name: s.group for s in STAGES}
         needed = {name: session.record(groups[name]) for name in stage.needs}
         inputs = {name: record.digest for name, record in needed.items() if record}
-    inputs |= {mark: getattr(session, mark) for mark in stage.heeds}
+    inputs |= {mark: getattr(session, mark) for mark in HEEDS.get(stage.name, ())}
     if parameters.files():
         inputs["files"] = _files_digest(stage, session, parameters)
     values = parameters.to_mapping()

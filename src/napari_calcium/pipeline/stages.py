@@ -104,8 +104,8 @@ class Stage:
         The session's group it writes.
     summary : str
         What it does, in a sentence.
-    heeds : tuple of str
-        What the recording is marked with that changes the results.
+    titles : mapping of str to str
+        Its name where recordings are marked so, if another.
     """
 
     name: str
@@ -115,7 +115,11 @@ class Stage:
     build: Callable[[Inputs, Any], Results]
     group: str
     summary: str
-    heeds: tuple[str, ...] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
+
+    def titled(self, modality: str) -> str:
+        """Return the name for recordings that are marked so."""
+        return self.titles.get(modality, self.title)
 
 
 def _import(inputs: Inputs, parameters: ImportParameters) -> Results:
@@ -324,7 +328,7 @@ STAGES: tuple[Stage, ...] = (
         _dff,
         "dff",
         "Fluorescence of each cell relative to its running baseline.",
-        heeds=("modality",),
+        {"one-photon": "Detrending"},
     ),
 )
 
