@@ -1,4 +1,4 @@
-"""Make ``images/window.png``: the sample analysed, its cells, and the traces of one of them.
+"""Make ``images/window.png`` and ``images/traces.png``: the sample analysed, and one cell's traces.
 
 Without a screen: ``xvfb-run -a -s "-screen 0 1600x1000x24" python docs/make_screenshot.py``.
 """
@@ -42,17 +42,27 @@ def window(session: Path) -> Any:
     return viewer
 
 
-def make_screenshot(path: Path) -> None:
-    """Analyse the sample in a temporary folder and write the picture."""
+def save_traces(viewer: Any, path: Path) -> None:
+    """Write the picture of the trace dock with everything it can show."""
+    dock = next(each for name, each in viewer.window.dock_widgets.items() if "Traces" in name)
+    for box in dock.boxes.values():
+        box.setChecked(True)
+    QTest.qWait(1000)
+    dock.grab().save(str(path))
+
+
+def make_screenshots(images: Path) -> None:
+    """Analyse the sample in a temporary folder and write the pictures."""
+    images.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         session = Path(folder) / "sample.zarr"
         recipe = Recipe().with_value("import.frame_rate", SAMPLE_FRAME_RATE)
         run(session, [sample_recording()], recipe=recipe)
         viewer = window(session)
-        path.parent.mkdir(exist_ok=True)
-        viewer.window.screenshot(str(path), canvas_only=False, flash=False)
+        viewer.window.screenshot(str(images / "window.png"), canvas_only=False, flash=False)
+        save_traces(viewer, images / "traces.png")
         viewer.close()
 
 
 if __name__ == "__main__":
-    make_screenshot(Path(__file__).parent / "images" / "window.png")
+    make_screenshots(Path(__file__).parent / "images")

@@ -42,7 +42,7 @@ LABELS = {
 MARGINS, SPACING = (6, 2, 8, 0), 10
 """Of the row above the plots, px."""
 
-HEIGHT, HEIGHT_OF_A_PLOT = 50, 65
+HEIGHT, HEIGHT_OF_A_PLOT = 40, 60
 """Least heights of all that is no plot, and of a plot, px."""
 
 LENGTH_OF_A_KEY = 12
