@@ -185,6 +185,7 @@ def test_labels_are_identities_plus_one_with_their_scores(session: Session) -> N
     np.testing.assert_array_equal(features["index"], session.read("source_extraction/cell_id") + 1)
     np.testing.assert_array_equal(features["snr"], quality.snr)
     np.testing.assert_array_equal(features["accepted"], quality.accepted)
+    np.testing.assert_array_equal(features["f0_floored"], session.read("dff/floored"))
     assert set(np.unique(image)) <= {0, *features["index"]}
     components = session.components()
     for row, label in enumerate(features["index"]):

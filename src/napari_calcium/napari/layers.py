@@ -361,6 +361,8 @@ def _features(session: Session) -> Features:
         quality = session.quality()
         for name in ("snr", "spatial_correlation", "accepted"):
             table[name] = getattr(quality, name)
+    if of_these_cells(session, "dff"):
+        table["f0_floored"] = session.read("dff/floored")
     return table
 
 
