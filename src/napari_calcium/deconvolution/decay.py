@@ -123,14 +123,14 @@ def fitted_decay(
         return start
     seen, sd = _liveliest(traces[shows]), noise[shows].astype(np.float64)
     telling = np.argsort(-np.nanstd(seen, axis=1, dtype=np.float64) / sd, kind="stable")[:TELLING]
-    longest = max(SHORTEST * FACTOR, min(LONGEST, slowest))
-    usual = np.median(_fitted(seen[telling], sd[telling], SHORTEST, longest))
+    longest = max(SHORTEST, slowest)
+    usual = np.median(_fitted(seen[telling], sd[telling], SHORTEST, LONGEST, longest))
     chosen = np.full(len(traces), usual)
     if not shared:
-        near = max(SHORTEST, usual / NEAR), max(SHORTEST * FACTOR, min(longest, usual * NEAR))
-        chosen[shows] = _fitted(seen, sd, *near)
+        near = max(SHORTEST, usual / NEAR), min(LONGEST, usual * NEAR)
+        chosen[shows] = _fitted(seen, sd, *near, longest)
         chosen[np.setdiff1d(np.arange(len(traces)), shows)] = np.median(chosen[shows])
-    return np.exp(-1 / chosen).astype(np.float32)
+    return np.exp(-1 / np.minimum(chosen, longest)).astype(np.float32)
 
 
 def noise_left(
@@ -275,10 +275,12 @@ def _known(traces: NDArray[np.floating]) -> NDArray[np.intp]:
 
 
 def _fitted(
-    traces: NDArray[np.float32], noise: Doubles, shortest: float, longest: float
+    traces: NDArray[np.float32], noise: Doubles, shortest: float, longest: float, limit: float
 ) -> Doubles:
-    """Return the time constant of each trace, frames."""
+    """Return the time constant of each trace, frames; those tried do not depend on the limit."""
     tried, anchors = _spaced(shortest, longest, FACTOR), _spaced(shortest, longest, ANCHORS)
+    tried = tried[: max(2, np.searchsorted(tried, limit, side="right"))]
+    anchors = anchors[: np.searchsorted(anchors, tried[-1]) + 1]
     baseline = np.empty((len(traces), len(anchors)))
     for cell, trace in enumerate(traces):
         for i, decay in enumerate(_coefficients(anchors)):
