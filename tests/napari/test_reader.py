@@ -71,7 +71,8 @@ def test_a_session_opens_with_everything_in_it(
     assert {metadata_of(layer)["session"] for layer in layers} == {str(finished)}
     assert viewer.dims.range[0][:2] == (0, 199)
     features = viewer.layers["cells"].features
-    assert list(features) == ["index", "cell_id", "snr", "spatial_correlation", "accepted"]
+    scores = ["snr", "spatial_correlation", "accepted", "f0_floored"]
+    assert list(features) == ["index", "cell_id", *scores]
 
 
 def test_a_zarr_that_is_no_session_is_a_movie(
