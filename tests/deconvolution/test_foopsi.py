@@ -22,6 +22,7 @@ from napari_calcium.deconvolution.foopsi import (
     deconvolve_traces,
 )
 from napari_calcium.errors import InputError
+from napari_calcium.simulation import SimulationParameters, simulate
 
 
 def options(order: int, penalty: str = "none") -> DeconvolutionParameters:
@@ -176,6 +177,37 @@ def test_the_spikes_of_one_trace_are_found(
         both = (np.convolve(each, np.ones(5)) for each in (found.activity, spikes))
         agreements.append(np.corrcoef(*both)[0, 1])
     assert min(agreements) > (0.985 if order == 1 else 0.95)
+
+
+@pytest.mark.parametrize("seed", [7, 8, 9])
+@pytest.mark.parametrize(("order", "least"), [(1, 0.85), (2, 0.88)])
+def test_spikes_of_a_simulated_recording_are_found(order: int, least: float, seed: int) -> None:
+    """True traces of a movie, bleached, with noise of half a spike, which also rise slowly.
+
+    Within two frames; medians measured: 0.87 to 0.89 with order 1, 0.91 to 0.96 with order 2.
+    """
+    parameters = SimulationParameters(
+        height=37,
+        width=53,
+        n_frames=3000,
+        n_cells=8,
+        silent_fraction=0.0,
+        n_out_of_focus=0,
+        seed=seed,
+    )
+    truth = simulate(parameters).truth
+    active = truth.spikes.sum(axis=1) > 5
+    traces, spikes = truth.traces[active], truth.spikes[active]
+    jump = np.median(np.diff(traces, axis=1)[spikes[:, 1:] > 0])
+    noisy_traces = traces + np.random.default_rng(0).normal(scale=0.5 * jump, size=traces.shape)
+    found = deconvolve_traces(noisy_traces, truth.frame_rate, options(order))
+    pairs = [
+        [np.convolve(each, np.ones(5)) for each in pair]
+        for pair in zip(found.activity, spikes, strict=True)
+    ]
+    agreements = [np.corrcoef(*pair)[0, 1] for pair in pairs]
+    assert len(agreements) == 8
+    assert np.median(agreements) > least, agreements
 
 
 @pytest.mark.parametrize("seed", range(3))

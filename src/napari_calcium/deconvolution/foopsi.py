@@ -105,6 +105,10 @@ class DeconvolutionParameters(Parameters):
         if self.time_constants == "given" and self.ar_order == 2:
             coefficients_from_times(self.decay_time, self.rise_time, 1.0)
 
+    def smallest(self, noise: float) -> float:
+        """Return the height of the smallest transient, in the unit of traces of such noise."""
+        return self.min_spike * (noise if self.min_spike_unit == "noise" else 1.0)
+
 
 @dataclass(frozen=True)
 class DeconvolvedTraces:
@@ -232,7 +236,7 @@ def constrained_foopsi(
     options = parameters or DeconvolutionParameters()
     row = _row(trace, frame_rate)
     rows = row[None]
-    known = noise_level(rows) if noise is None else np.array([noise], np.float32)
+    known = noise_level(rows) if noise is None else np.array([noise])
     if coefficients is not None:
         g = np.atleast_1d(np.asarray(coefficients, np.float64))
         decay_and_rise(g)
@@ -244,11 +248,8 @@ def constrained_foopsi(
     sd, n_isolated = float(known[0]), 0
     if options.refine:
         g, n_isolated = refined_coefficients(row, g, sd)
-    least = options.min_spike * (sd if options.min_spike_unit == "noise" else 1.0)
-    found = deconvolve(row, g, sd, baseline, options.penalty, least)
-    first = known_part(as_trace(row)).start
-    initial = float(found.activity[first])
-    found.activity[first] = 0
+    found = deconvolve(row, g, sd, baseline, options.penalty, options.smallest(sd))
+    initial = _take_initial(row, found.activity)
     return Foopsi(
         calcium=found.calcium,
         activity=found.activity,
@@ -437,15 +438,24 @@ def _deconvolved(
     baseline = np.empty(len(traces), np.float32)
     for cell, trace in enumerate(traces):
         sd = float(noise[cell])
-        least = options.min_spike * (sd if options.min_spike_unit == "noise" else 1.0)
+        least = options.smallest(sd)
         found = deconvolve(trace, g[cell], sd, penalty=options.penalty, min_spike=least)
+        _take_initial(trace, found.activity)
         calcium[cell] = found.calcium + np.float32(found.baseline)
         activity[cell], baseline[cell] = found.activity, found.baseline
-        if (known := known_part(trace)).stop:
-            activity[cell, known.start] = 0
     times = time_constants(g, frame_rate).astype(np.float32)
     times[~np.isfinite(traces).any(axis=1) & (traces.shape[1] > 0)] = np.nan
     return DeconvolvedTraces(calcium, activity, baseline, noise, times)
+
+
+def _take_initial(trace: Trace, activity: Trace) -> float:
+    """Take out of the first known frame what is left over from before, and return it."""
+    known = known_part(trace)
+    if not known.stop:
+        return 0.0
+    initial = float(activity[known.start])
+    activity[known.start] = 0
+    return initial
 
 
 def _typical_noise(traces: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -24,21 +24,17 @@ from napari_calcium.movie import Movie, Reader
 from napari_calcium.napari.layers import AXES, IMAGES, KEY, metadata_of, session_name
 from napari_calcium.napari.stage_form import StageWidget, button
 from napari_calcium.napari.viewing import lying_on, shown_layer
-from napari_calcium.parameters import Parameters
 from napari_calcium.pipeline.stages import stage_named
 
-__all__ = ["GROUPS", "ChangeMovie", "DffWidget", "change_movie", "change_movie_of", "grouped"]
+__all__ = ["GROUPS", "ChangeMovie", "DffWidget", "change_movie", "change_movie_of"]
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Baseline": ("window", "percentile", "dark_level", "floor"),
-    "Neuropil": ("neuropil", "ring_*"),
-    "Bleaching": ("bleaching", "bleaching_*"),
+    "Neuropil": ("neuropil", "ring_factor", "ring_gap", "ring_pixels"),
+    "Bleaching": ("bleaching", "bleaching_order"),
     "Output": ("kind", "output"),
 }
-"""Headings of the form and the parameters under each; a star stands for any ending."""
-
-OTHERS = "Other"
-"""Heading of parameters that are in no group."""
+"""Headings of the form, and the parameters under each."""
 
 CORRECTED, STAGE = "motion_correction/frames", "motion_correction"
 ABOUT = "change_movie"
@@ -105,35 +101,6 @@ class ChangeMovie:
     said: str
 
 
-def grouped(
-    parameters: type[Parameters], groups: Mapping[str, Sequence[str]] = GROUPS
-) -> dict[str, tuple[str, ...]]:
-    """Return the parameters there are under headings, those of no group under the last.
-
-    Examples
-    --------
-    >>> from napari_calcium.motion.correction import MotionCorrectionParameters
-    >>> found = grouped(MotionCorrectionParameters, {"Patches": ("patch_*", "no such")})
-    >>> found["Patches"]
-    ('patch_size', 'patch_overlap')
-    >>> list(found)
-    ['Patches', 'Other']
-    """
-    left = [each.name for each in parameters.describe()]
-    found: dict[str, tuple[str, ...]] = {}
-    for heading, patterns in groups.items():
-        found[heading] = tuple(
-            name for pattern in patterns for name in left if _is_meant(name, pattern)
-        )
-        left = [name for name in left if name not in found[heading]]
-    found[OTHERS] = tuple(left)
-    return {heading: names for heading, names in found.items() if names}
-
-
-def _is_meant(name: str, pattern: str) -> bool:
-    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
-
-
 class DffWidget(StageWidget):
     """The form of dF/F.
 
@@ -144,7 +111,7 @@ class DffWidget(StageWidget):
     """
 
     stage = stage_named("dff")
-    groups = grouped(stage.parameters)
+    groups = GROUPS
     _reading: Future[ChangeMovie] | None = None
 
     def __init__(self, napari_viewer: Any) -> None:
@@ -187,7 +154,7 @@ class DffWidget(StageWidget):
 
     def _kind(self) -> str:
         """Return whether the session has dF/F or only what is left without the baseline."""
-        kind = self.form.values().get("kind")
+        kind = self.form.values()["kind"]
         return "detrended" if "detrended" in (kind, KINDS.get(self._modality())) else "dff"
 
     def _frame(self) -> int:
@@ -202,8 +169,7 @@ class DffWidget(StageWidget):
         self._look = QTimer(self)
         self._look.setInterval(MILLISECONDS_BETWEEN_LOOKS)
         self._look.timeout.connect(self._show_read)
-        if "kind" in self.form.fields:
-            self.form.fields["kind"].changed.connect(lambda _: self._name_button())
+        self.form.fields["kind"].changed.connect(lambda _: self._name_button())
 
     def _on_ended(self, answer: dict[str, Any]) -> None:
         super()._on_ended(answer)

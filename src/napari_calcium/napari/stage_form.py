@@ -61,6 +61,7 @@ class StageWidget(QWidget):  # type: ignore[misc]
         self.progress_bar = QProgressBar()
         self.status = wrapped("")
         self._mine = self._placed = False
+        self._marked = ""
         self._lay_out()
         self._connect()
         self._show_state()
@@ -97,6 +98,7 @@ class StageWidget(QWidget):  # type: ignore[misc]
             show_error(str(error))
             return
         self._mine = True
+        self._marked = self._modality()  # once: reports of progress come many times a second
         self.status.setText("Starting the worker")
         self.runner.start(request)
 
@@ -190,7 +192,7 @@ class StageWidget(QWidget):  # type: ignore[misc]
 
     def _on_progressed(self, progress: dict[str, Any]) -> None:
         if self._mine:
-            text = progress_text(progress, self._modality())
+            text = progress_text(progress, self._marked)
             self.progress_bar.setRange(0, progress["total"] if progress["done"] else 0)
             self.progress_bar.setValue(progress["done"])
             self.progress_bar.setFormat(text)

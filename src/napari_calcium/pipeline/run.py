@@ -207,12 +207,11 @@ def _check_movie(stage: Stage, parameters: Parameters, shape: tuple[int, ...]) -
 
 def _check_marks(stage: Stage, recipe: Recipe) -> None:
     """Refuse parameters that do not fit how the recording is marked."""
-    marks = recipe.parameters("import").to_mapping()
+    marks, parameters = (recipe.parameters(name) for name in ("import", stage.name))
     try:
-        recipe.parameters(stage.name).check_marks(marks)
+        parameters.check_marks(marks.to_mapping())
     except InputError as error:
-        named = str(error).startswith(stage.name)
-        raise error if named else InputError(f"{stage.name}.{error}") from None
+        raise InputError(f"{stage.name}.{error}") from None
 
 
 def _check_files(stage: Stage, session: Session, parameters: Parameters) -> None:
