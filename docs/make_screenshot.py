@@ -33,6 +33,7 @@ def window(session: Path) -> Any:
     cells = viewer.layers["cells"]
     best = cells.features.sort_values("snr").iloc[-5]
     cells.selected_label = int(best["index"])
+    traces.show_cell(cells, int(best["cell_id"]))  # also where that label was selected already
     viewer.layers["mean"].visible = True
     viewer.layers.selection = {cells}
     viewer.dims.set_current_step(0, int(traces.cell.raw.argmax()))
