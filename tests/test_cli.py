@@ -416,7 +416,8 @@ class TestRun:
         path = tmp_path / "s.zarr"
         shutil.copytree(finished, path)
         answer = cli("run", "--session", path, "--modality", "one-photon")
-        assert (answer.status, answer.out.count("was done")) == (0, len(STAGES) - 1)
+        assert (answer.status, answer.out.count("was done")) == (0, len(STAGES) - 2)
+        assert "this one is marked one-photon; set classifier to on" in answer.out
         assert "Detrending" in answer.out
         assert "Detrended traces (counts); cells: " in answer.out
         exported = cli("export", path, tmp_path / "tables", "--include-rejected")
@@ -564,6 +565,7 @@ class TestExport:
         name = kind or "dff"
         assert answer.out.splitlines() == [
             f"{tmp_path / 't.csv'}: {name} of {accepted.sum()} cells",
+            f"{tmp_path / 't_cells.csv'}: scores of {len(accepted)} cells",
             f"{tmp_path / 't_shifts.csv'}: shifts of 150 frames",
             f"{tmp_path / 't_shifts_piecewise.csv'}: shifts of 1 patches",
         ]
@@ -602,7 +604,7 @@ class TestExport:
         for folder in (tmp_path / "new", tmp_path):
             answer = cli("export", finished, folder)
             assert answer.status == 0
-            names = ["shifts.csv", "shifts_piecewise.csv", "traces.csv"]
+            names = ["cells.csv", "shifts.csv", "shifts_piecewise.csv", "traces.csv"]
             assert sorted(path.name for path in folder.glob("*.csv")) == names
         with (tmp_path / "shifts.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))

@@ -133,7 +133,14 @@ def test_scores_are_of_the_same_cells() -> None:
     quality = Quality(np.arange(3), np.arange(3.0), np.full(3, np.nan), np.array([1, 0, 1]))
     assert quality.snr.dtype == np.float32
     assert quality.accepted.tolist() == [True, False, True]
-    with pytest.raises(ValueError, match=r"scores of different shapes: \[\(2,\), \(3,\)\]"):
+    assert np.isnan(quality.size).all()
+    assert quality.reasons.tolist() == [0, 1, 0]
+    assert quality.pairs.shape == (0, 2)
+    with pytest.raises(ValueError, match=r"scores of different shapes: \{'snr': \(2,\)"):
         replace(quality, snr=np.arange(2))
     with pytest.raises(ValueError, match="scores of different shapes"):
         Quality(*(np.zeros((2, 2)) for _ in range(4)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"1 overlaps but pairs \(0, 2\)"):
+        replace(quality, overlap=np.ones(1))
+    with pytest.raises(ValueError, match="3 cells, 2 triggered images"):
+        replace(quality, triggered=sp.csc_array((37 * 53, 2)))

@@ -31,6 +31,7 @@ from napari_calcium.extraction.reconstruction import (
 from napari_calcium.footprints import outlines
 from napari_calcium.io.export import (
     KINDS,
+    export_cells_csv,
     export_csv,
     export_piecewise_csv,
     export_shifts_csv,
@@ -153,6 +154,9 @@ def run_command(
     for stage in report.stages:
         if summary := Session(session).summary(stage_named(stage.stage).group):
             typer.echo(summary)
+    for stage in report.stages:
+        for warning in stage.warnings:
+            typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"session: {session}")
 
 
@@ -161,7 +165,9 @@ def export(
     session: Annotated[Path, typer.Argument(help="A session with traces, or with shifts.")],
     destination: Annotated[
         Path,
-        typer.Argument(help="A folder for traces.csv, shifts.csv and so on; or a file NAME.csv."),
+        typer.Argument(
+            help="A folder for traces.csv, cells.csv, shifts.csv and so on; or a file NAME.csv."
+        ),
     ],
     file_format: Annotated[
         Literal["csv"], typer.Option("--format", help="csv: one row per frame.")
@@ -177,20 +183,23 @@ def export(
         bool, typer.Option("--include-rejected", help="Also cells not accepted.")
     ] = False,
 ) -> None:
-    """Write traces and shifts for other programs.
+    """Write traces, scores of the cells and shifts for other programs.
 
-    napari-calcium export movie.zarr tables writes tables/traces.csv, tables/shifts.csv and, where
-    patches moved, tables/shifts_piecewise.csv; NAME.csv instead of a folder writes NAME.csv,
-    NAME_shifts.csv and NAME_shifts_piecewise.csv. Where dF/F has not run, the shifts are written.
+    napari-calcium export movie.zarr tables writes tables/traces.csv, tables/cells.csv (scores and
+    decisions, also of rejected cells), tables/shifts.csv and, where patches moved,
+    tables/shifts_piecewise.csv; NAME.csv instead of a folder writes NAME.csv, NAME_cells.csv and so
+    on. Where dF/F has not run, the others are written.
     With --kind all, each kind of trace has a table of its own, such as traces_raw.csv.
     """
     opened = Session(session)
-    traces, shifts, piecewise = _tables(destination)
+    traces, cells, shifts, piecewise = _tables(destination)
     moved = opened.record("motion_correction") is not None
     if kind is not None or opened.record("dff") is not None or not moved:
         for name, path in _kinds(opened, kind, traces).items():
             n_cells = export_csv(opened, path, accepted_only=not include_rejected, kind=name)
             typer.echo(f"{path}: {name} of {n_cells} cells")
+    if opened.record("component_evaluation") is not None:
+        typer.echo(f"{cells}: scores of {export_cells_csv(opened, cells)} cells")
     if moved:
         typer.echo(f"{shifts}: shifts of {export_shifts_csv(opened, shifts)} frames")
         if "motion_correction/shifts_piecewise" in opened:
@@ -394,16 +403,15 @@ def _recipe(
     return chosen
 
 
-def _tables(destination: Path) -> tuple[Path, Path, Path]:
-    """Return the paths of the tables of traces, shifts and patches' shifts."""
+def _tables(destination: Path) -> tuple[Path, Path, Path, Path]:
+    """Return the paths of the tables of traces, cells, shifts and patches' shifts."""
+    others = ("cells", "shifts", "shifts_piecewise")
     if destination.suffix and not destination.is_dir():
-        names = (f"{destination.stem}_{name}.csv" for name in ("shifts", "shifts_piecewise"))
-        shifts, piecewise = (destination.with_name(name) for name in names)
-        return destination, shifts, piecewise
-    traces, shifts, piecewise = (
-        destination / f"{name}.csv" for name in ("traces", "shifts", "shifts_piecewise")
-    )
-    return traces, shifts, piecewise
+        names = (f"{destination.stem}_{name}.csv" for name in others)
+        cells, shifts, piecewise = (destination.with_name(name) for name in names)
+        return destination, cells, shifts, piecewise
+    cells, shifts, piecewise = (destination / f"{name}.csv" for name in others)
+    return destination / "traces.csv", cells, shifts, piecewise
 
 
 def _kinds(session: Session, kind: str | None, path: Path) -> dict[str, Path]:

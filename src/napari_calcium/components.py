@@ -8,12 +8,24 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-__all__ = ["Background", "Components", "Quality"]
+__all__ = ["PROPERTIES", "QUALITY_TYPES", "Background", "Components", "Quality"]
 
 Floats = NDArray[np.float32]
 
 PROPERTIES: dict[str, tuple[int, ...]] = {"baseline": (), "noise": (), "time_constants": (2,)}
 """What may be known of each cell beyond its traces, and its axes beyond (cell,)."""
+
+PER_CELL = ("snr", "spatial_correlation", "cnn_probability", "accepted", "size", "reasons")
+"""What evaluation knows of each cell by itself."""
+
+QUALITY_TYPES: dict[str, type] = {
+    **dict.fromkeys(PER_CELL, np.float32),
+    "accepted": np.bool_,
+    "reasons": np.uint16,
+    "pairs": np.int64,
+    "overlap": np.float32,
+}
+"""Arrays of `Quality` and their types."""
 
 
 @dataclass(frozen=True)
@@ -151,27 +163,69 @@ class Quality:
     Parameters
     ----------
     snr : ndarray (cell,)
-        Exceptionality of the largest transient, in standard deviations.
+        Exceptionality of the largest transient, in units of three standard deviations of the noise.
     spatial_correlation : ndarray (cell,)
         Correlation of the footprint with the movie's mean at the cell's transients, -1 to 1.
     cnn_probability : ndarray (cell,)
         Probability of being a cell by the classifier; NaN where it was not asked.
     accepted : ndarray of bool (cell,)
         The decision.
+    size : ndarray (cell,), optional
+        Area above a fifth of the maximum, in discs of the typical cell's radius; NaN where not
+        known.
+    reasons : ndarray of uint16 (cell,), optional
+        Bits of `evaluation.decision.Reason`, why it is rejected; 0 where it is accepted.
+    pairs : ndarray of int64 (pair, 2), optional
+        Cells that overlap, by their index, the first below the second.
+    overlap : ndarray (pair,), optional
+        Part of the smaller one's area that lies inside the other, 0 to 1.
+    triggered : scipy.sparse.csc_array (pixel, cell), optional
+        The movie's mean at the cell's largest transients without background and neighbours, in the
+        movie's unit, around its footprint.
+
+    Raises
+    ------
+    ValueError
+        If the scores are not all of the same cells.
     """
 
     snr: Floats
     spatial_correlation: Floats
     cnn_probability: Floats
     accepted: NDArray[np.bool_]
+    size: Floats = None  # type: ignore[assignment]
+    reasons: NDArray[np.uint16] = None  # type: ignore[assignment]
+    pairs: NDArray[np.int64] = None  # type: ignore[assignment]
+    overlap: Floats = None  # type: ignore[assignment]
+    triggered: sp.csc_array | None = None
 
     def __post_init__(self) -> None:
-        for name in ("snr", "spatial_correlation", "cnn_probability"):
-            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
-        object.__setattr__(self, "accepted", np.ascontiguousarray(self.accepted, bool))
-        shapes = {np.shape(part) for part in vars(self).values()}
-        if len(shapes) != 1 or self.snr.ndim != 1:
-            raise ValueError(f"scores of different shapes: {sorted(shapes)}")
+        cells = len(self.accepted)
+        absent = {
+            "size": np.full(cells, np.nan),
+            "reasons": np.where(self.accepted, 0, 1),
+            "pairs": np.zeros((0, 2)),
+            "overlap": np.zeros(0),
+        }
+        for name, dtype in QUALITY_TYPES.items():
+            value = getattr(self, name)
+            value = absent[name] if value is None else value
+            object.__setattr__(self, name, np.ascontiguousarray(value, dtype))
+        self._check()
+
+    def _check(self) -> None:
+        shapes = {name: getattr(self, name).shape for name in PER_CELL}
+        if set(shapes.values()) != {(len(self.accepted),)}:
+            raise ValueError(f"scores of different shapes: {shapes}")
+        if self.pairs.shape != (len(self.overlap), 2):
+            raise ValueError(f"{len(self.overlap)} overlaps but pairs {self.pairs.shape}")
+        if self.triggered is not None and self.triggered.shape[1] != self.n_cells:
+            raise ValueError(f"{self.n_cells} cells, {self.triggered.shape[1]} triggered images")
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.accepted)
 
 
 def _columns(matrix: sp.csc_array) -> sp.csc_array:

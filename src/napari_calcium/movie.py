@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ __all__ = [
     "check_one_plane",
     "pixel_major",
     "project",
+    "summed",
     "weighted_sums",
 ]
 
@@ -354,9 +355,21 @@ def weighted_sums(movie: Movie, weights: Delayed, support: Delayed) -> Delayed:
         movie.apply(_sums_block, weights, block.start, support, time=block)
         for block in movie.blocks()
     ]
-    while len(parts) > 1:  # a tree of fixed shape: the same rounding whatever the workers
+    return delayed(_with_data, pure=True)(support, summed(parts))
+
+
+def summed(parts: Sequence[Delayed]) -> Delayed:
+    """Return the sum of arrays lazily, in a tree of fixed shape: whatever the workers, the same.
+
+    Examples
+    --------
+    >>> summed([delayed(np.float64(value)) for value in (1, 2, 4)]).compute()
+    np.float64(7.0)
+    """
+    parts = list(parts)
+    while len(parts) > 1:
         parts = [delayed(_add, pure=True)(*parts[i : i + 2]) for i in range(0, len(parts), 2)]
-    return delayed(_with_data, pure=True)(support, parts[0])
+    return parts[0]
 
 
 def _project_block(

@@ -31,6 +31,7 @@ def parameter(
     maximum: float | None = None,
     above: float | None = None,
     mark: bool = False,
+    decides: bool = False,
 ) -> Any:
     """Declare one field of a `Parameters` class with its unit and its bounds.
 
@@ -47,9 +48,12 @@ def parameter(
     mark : bool
         Whether it says how results are to be taken, and is no part of how they were made: a change
         does not make the stage run again.
+    decides : bool
+        Whether it only decides what is made of the results: a change decides again from what is
+        stored, and computes nothing.
     """
     bounds = {"minimum": minimum, "maximum": maximum, "above": above}
-    metadata = {"unit": unit, "mark": mark, **bounds}
+    metadata = {"unit": unit, "mark": mark, "decides": decides, **bounds}
     return field(default=default, metadata=metadata)
 
 
@@ -66,6 +70,7 @@ class Parameter:
     maximum: float | None
     above: float | None
     mark: bool = False
+    decides: bool = False
 
     @property
     def required(self) -> bool:
@@ -156,9 +161,9 @@ class Parameters:
         return dataclasses.asdict(self)
 
     def identity(self) -> dict[str, Any]:
-        """Return those that decide what the results are: all but marks."""
-        marks = {description.name for description in self.describe() if description.mark}
-        return {name: value for name, value in self.to_mapping().items() if name not in marks}
+        """Return those that the results depend on: all but marks and what decides."""
+        others = {each.name for each in self.describe() if each.mark or each.decides}
+        return {name: value for name, value in self.to_mapping().items() if name not in others}
 
 
 def nearest(word: str, known: Any) -> str:
@@ -196,6 +201,7 @@ def _describe(cls: type[Parameters]) -> tuple[Parameter, ...]:
             maximum=f.metadata.get("maximum"),
             above=f.metadata.get("above"),
             mark=f.metadata.get("mark", False),
+            decides=f.metadata.get("decides", False),
         )
         for f in fields(cls)
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import dask
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 from napari_calcium.components import Background, Components, Quality
 from napari_calcium.errors import InputError
+from napari_calcium.evaluation.classifier import cnn_probability
 from napari_calcium.evaluation.evaluation import (
     ComponentEvaluationParameters,
-    decide,
     evaluate_components,
+    overlaps,
+    why_not_asked,
 )
 from napari_calcium.evaluation.snr import trace_snr
 from napari_calcium.evaluation.spatial_correlation import spatial_correlation
@@ -23,9 +26,9 @@ from napari_calcium.movie import Movie
 
 FIELD = (37, 53)
 N_FRAMES = 900
-THRESHOLDS = ComponentEvaluationParameters(
-    snr_lower=1.0, snr_upper=2.0, correlation_lower=0.2, correlation_upper=0.8
-)
+PARAMETERS = ComponentEvaluationParameters()
+RADIUS = 5.0
+TRACES = ("traces", "residuals", "deconvolved")
 
 
 def soma(y: float, x: float) -> NDArray[np.float64]:
@@ -59,31 +62,6 @@ def recording(n_cells: int) -> tuple[Movie, Components]:
 
 
 @pytest.mark.parametrize(
-    ("snr", "correlation", "accepted"),
-    [
-        (2.0, 0.5, True),  # at the upper threshold is enough
-        (1.5, 0.8, True),
-        (9.0, 0.9, True),
-        (1.5, 0.5, False),  # neither is enough
-        (1.0, 0.9, False),  # at the lower threshold fails
-        (9.0, 0.2, False),
-        (0.0, -1.0, False),
-        (np.inf, 0.5, True),
-        (np.nan, np.nan, False),
-    ],
-)
-def test_any_upper_and_no_lower(snr: float, correlation: float, accepted: bool) -> None:
-    found = decide(np.array([snr]), np.array([correlation]), THRESHOLDS)
-    assert found.dtype == bool
-    assert found.tolist() == [accepted]
-
-
-def test_a_lower_threshold_of_minus_1_asks_only_for_the_other_score() -> None:
-    lenient = ComponentEvaluationParameters(correlation_lower=-1.0)
-    assert decide(np.array([9.0]), np.array([-0.9]), lenient).all()
-
-
-@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"snr_lower": 3.0}, r"snr_lower is 3, above snr_upper \(2.5\); lower it"),
@@ -100,27 +78,111 @@ def test_thresholds_that_do_not_fit(changes: dict[str, Any], message: str) -> No
         ComponentEvaluationParameters(**changes)
 
 
+def evaluated(movie: Movie, components: Components, *, ask: bool = False) -> Quality:
+    lazy = evaluate_components(movie, delayed(components), PARAMETERS, RADIUS, ask=ask)
+    quality = lazy.compute()
+    assert isinstance(quality, Quality)
+    return quality
+
+
 def test_cells_are_accepted_and_noise_is_not() -> None:
     movie, components = recording(3)
-    parameters = ComponentEvaluationParameters()
-    quality = evaluate_components(movie, delayed(components), parameters).compute()
-    assert isinstance(quality, Quality)
+    quality = evaluated(movie, components)
     assert quality.accepted.tolist() == [True, True, False]
     assert np.isnan(quality.cnn_probability).all()
     raw = components.traces + components.residuals
-    np.testing.assert_array_equal(quality.snr, trace_snr(raw, 10.0, parameters.decay_time))
-    correlation = spatial_correlation(movie, delayed(components), parameters.decay_time)
+    np.testing.assert_array_equal(quality.snr, trace_snr(raw, 10.0, PARAMETERS.decay_time))
+    correlation = spatial_correlation(movie, delayed(components), PARAMETERS.decay_time)
     np.testing.assert_array_equal(quality.spatial_correlation, correlation.compute())
     assert abs(quality.spatial_correlation[2]) < 0.4
 
 
+def test_scores_of_many_cells_are_those_of_each() -> None:
+    """More cells than are taken at a time."""
+    movie, components = recording(2)
+    many = replace(
+        components,
+        footprints=sp.hstack([components.footprints] * 40, format="csc"),
+        cell_id=np.arange(80),
+        **{n: np.tile(getattr(components, n), (40, 1)) for n in TRACES},
+        **dict.fromkeys(("baseline", "noise", "time_constants")),
+    )
+    np.testing.assert_array_equal(
+        evaluated(movie, many).snr, np.tile(evaluated(movie, components).snr, 40)
+    )
+
+
+def test_the_classifier_is_asked_of_the_footprints() -> None:
+    movie, components = recording(3)
+    quality = evaluated(movie, components, ask=True)
+    expected = cnn_probability(components.footprints, FIELD, RADIUS)
+    np.testing.assert_array_equal(quality.cnn_probability, expected)
+    assert np.isfinite(expected).all()
+
+
+def test_sizes_are_in_discs() -> None:
+    """Discs of 5 px radius with a soft edge, above a fifth of the maximum: to 15 %."""
+    movie, components = recording(3)
+    np.testing.assert_allclose(evaluated(movie, components).size, 1, atol=0.15)
+
+
+def test_triggered_images_look_like_the_cells() -> None:
+    """A cell of a peak of 500 counts in unit norm, over noise of 8: correlation above 0.95."""
+    movie, components = recording(3)
+    images = evaluated(movie, components).triggered
+    assert images is not None
+    for cell in range(2):
+        image = images[:, [cell]].toarray().ravel()
+        around = image != 0
+        footprint = components.footprint(cell).ravel()
+        assert np.corrcoef(image[around], footprint[around])[0, 1] > 0.95
+        assert 100 < image.max() / footprint.max() < 500
+
+
+def test_pairs_are_those_that_overlap() -> None:
+    images = np.stack([soma(10, 10), soma(11, 11), soma(10, 17), soma(30, 40)])
+    pairs, part = overlaps(sp.csc_array(images.reshape(4, -1).T))
+    assert pairs.tolist() == [[0, 1], [0, 2], [1, 2]]
+    inside = images.reshape(4, -1) > 0.2
+    for (first, second), value in zip(pairs, part, strict=True):
+        both = (inside[first] & inside[second]).sum()
+        assert value == pytest.approx(both / min(inside[first].sum(), inside[second].sum()))
+
+
+def test_an_empty_footprint_overlaps_nothing() -> None:
+    empty = sp.csc_array(np.stack([np.zeros(37 * 53), soma(10, 10).ravel()], axis=1))
+    pairs, part = overlaps(empty)
+    assert pairs.shape == (0, 2)
+    assert part.shape == (0,)
+
+
 @pytest.mark.parametrize("n_cells", [0, 1])
-def test_few_cells(n_cells: int) -> None:
+@pytest.mark.parametrize("ask", [False, True])
+def test_few_cells(n_cells: int, ask: bool) -> None:
     movie, components = recording(n_cells)
-    parameters = ComponentEvaluationParameters()
-    quality = evaluate_components(movie, delayed(components), parameters).compute()
+    quality = evaluated(movie, components, ask=ask)
     assert quality.snr.shape == quality.accepted.shape == (n_cells,)
     assert not quality.accepted.any()
+
+
+@pytest.mark.parametrize(
+    ("classifier", "modality", "extraction", "asked"),
+    [
+        ("automatic", "two-photon", {"initialization": "greedy"}, True),
+        ("automatic", "one-photon", {"initialization": "greedy"}, False),
+        ("automatic", "two-photon", {"initialization": "sparse_nmf"}, False),
+        ("automatic", "two-photon", {"initialization": "greedy", "connected": False}, False),
+        ("on", "one-photon", {"initialization": "graph_nmf"}, True),
+        ("off", "two-photon", {"initialization": "greedy"}, False),
+    ],
+)
+def test_the_classifier_is_not_asked_of_what_it_does_not_know(
+    classifier: Any, modality: str, extraction: dict[str, Any], asked: bool
+) -> None:
+    parameters = ComponentEvaluationParameters(classifier=classifier)
+    why = why_not_asked(parameters, modality, extraction)
+    assert (why == "") == asked
+    assert asked or why.startswith("The classifier was not asked: ")
 
 
 def test_the_builder_does_not_compute() -> None:
@@ -129,4 +191,4 @@ def test_the_builder_does_not_compute() -> None:
 
     movie, components = recording(1)
     with dask.config.set(scheduler=refuse):
-        evaluate_components(movie, delayed(components), ComponentEvaluationParameters())
+        evaluate_components(movie, delayed(components), PARAMETERS, RADIUS)

@@ -113,7 +113,7 @@ def test_chunks_and_workers_do_not_matter(cells: Components) -> None:
 
 
 def test_weights_are_on_the_frames_of_the_largest_transients(cells: Components) -> None:
-    weights = transient_weights(cells, 5)
+    weights = transient_weights(cells, 5).toarray()
     assert weights.shape == (3, N_FRAMES)
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
     assert (weights >= 0).all()
@@ -127,13 +127,13 @@ def test_a_window_takes_the_frames_that_follow() -> None:
     one = components_of([soma(15, 20)], np.zeros((1, N_FRAMES)))
     raw = np.zeros((1, N_FRAMES))
     raw[0, 200:204], raw[0, 598:] = 7, 9
-    weights = transient_weights(replace(one, traces=raw, residuals=0 * raw), 4)
+    weights = transient_weights(replace(one, traces=raw, residuals=0 * raw), 4).toarray()
     assert np.flatnonzero(weights[0]).tolist() == [200, 201, 202, 203, 598, 599]
 
 
 def test_frames_in_which_a_neighbour_is_active_are_left_out(cells: Components) -> None:
     """All of them, also those within a window that starts before the neighbour does."""
-    weights = transient_weights(cells, 8)
+    weights = transient_weights(cells, 8).toarray()
     noise = cells.residuals.std(axis=1, keepdims=True)
     active = cells.traces > 2 * noise
     assert weights[0][active[1]].sum() == 0
@@ -143,7 +143,7 @@ def test_frames_in_which_a_neighbour_is_active_are_left_out(cells: Components) -
 
 def test_a_neighbour_that_is_always_active_leaves_all_frames(cells: Components) -> None:
     busy = replace(cells, traces=cells.traces + np.array([[0], [500], [0]], np.float32))
-    weights = transient_weights(busy, 5)
+    weights = transient_weights(busy, 5).toarray()
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 
 from napari_calcium.components import Components
 from napari_calcium.errors import InputError
+from napari_calcium.io.choices import choose
 from napari_calcium.io.export import (
+    export_cells_csv,
     export_csv,
     export_piecewise_csv,
     export_shifts_csv,
@@ -303,3 +306,59 @@ class TestShifts:
 SOURCE_EXTRACTION = [
     f"source_extraction/{name}" for name in ("traces", "residuals", "deconvolved", "cell_id")
 ]
+
+
+class TestCells:
+    """The table of the cells' scores."""
+
+    def read(self, session: Session, tmp_path: Path) -> list[dict[str, str]]:
+        path = tmp_path / "cells.csv"
+        n_cells = export_cells_csv(session, path)
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == n_cells
+        return rows
+
+    def test_a_row_for_each_cell_also_the_rejected(self, handmade: Session, tmp_path: Path) -> None:
+        rows = self.read(handmade, tmp_path)
+        quality = handmade.quality()
+        assert [row["cell_id"] for row in rows] == ["4", "7", "9"]
+        assert [row["accepted"] for row in rows] == [str(int(one)) for one in quality.accepted]
+        for row, snr, correlation in zip(
+            rows, quality.snr, quality.spatial_correlation, strict=True
+        ):
+            assert float(row["trace_snr"]) == pytest.approx(snr, rel=HALF_A_SIXTH_DIGIT)
+            assert float(row["spatial_correlation"]) == pytest.approx(correlation, rel=1e-5)
+            assert row["cnn_probability"] == ""
+            assert row["decided_by"] == "scores"
+
+    def test_centres_are_where_the_discs_are(self, handmade: Session, tmp_path: Path) -> None:
+        """Two of them whole within the field; y and x are not swapped."""
+        rows = self.read(handmade, tmp_path)
+        assert [(float(row["y_px"]), float(row["x_px"])) for row in rows] == [
+            (8, 40), (30, 11), (20, 25)]  # fmt: skip
+
+    def test_a_choice_by_hand_is_told(self, handmade: Session, tmp_path: Path) -> None:
+        accepted = dict(zip((4, 7, 9), handmade.quality().accepted.tolist(), strict=True))
+        choose(handmade, [7], not accepted[7])
+        rows = self.read(handmade, tmp_path)
+        assert rows[1]["decided_by"] == "hand"
+        assert rows[1]["accepted"] == str(int(not accepted[7]))
+        export_csv(handmade, tmp_path / "t.csv")
+        header, _ = read(tmp_path / "t.csv")
+        accepted[7] = not accepted[7]
+        assert [name.split()[0] for name in header[1:]] == [
+            f"cell_{cell}" for cell, chosen in accepted.items() if chosen
+        ]
+
+    def test_reasons_are_in_words(self, handmade: Session, tmp_path: Path) -> None:
+        group = zarr.open_group(handmade.path, path="component_evaluation", mode="r+")
+        reasons = group.create_array("reasons", data=np.array([0, 2, 18], np.uint16))
+        reasons.attrs["meanings"] = {"2": "trace SNR too low", "16": "too small"}
+        assert [row["reason"] for row in self.read(handmade, tmp_path)] == [
+            "", "trace SNR too low", "trace SNR too low, too small"]  # fmt: skip
+
+    def test_without_evaluation(self, handmade: Session, tmp_path: Path) -> None:
+        shutil.rmtree(handmade.path / "component_evaluation")
+        with pytest.raises(InputError, match="run component_evaluation first"):
+            export_cells_csv(handmade, tmp_path / "cells.csv")

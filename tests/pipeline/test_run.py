@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
 from napari_calcium.io.recording import open_recording
-from napari_calcium.io.session import VARIABLES, Session, frames_layout
+from napari_calcium.io.session import HEEDS, VARIABLES, Session, frames_layout
 from napari_calcium.movie import Movie
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.run import Progress, RunReport, run, save_movie
@@ -75,7 +75,7 @@ class TestSkipping:
     @pytest.mark.parametrize(
         ("key", "value", "again"),
         [
-            ("component_evaluation.snr_upper", 3.0, ["component_evaluation"]),
+            ("component_evaluation.decay_time", 0.5, ["component_evaluation"]),
             ("summary_images.neighbours", 4, ["summary_images"]),
             (
                 "source_extraction.threshold",
@@ -129,7 +129,7 @@ class TestSkipping:
         assert session.modality == "one-photon"
         with pytest.raises(InputError, match="before the recording was marked one-photon"):
             session.current("dff")
-        assert computed(run(session_path)) == ["dff"]
+        assert computed(run(session_path)) == ["component_evaluation", "dff"]
         session.current("dff")
         assert session.group_attrs("dff")["kind"] == "detrended"
         units = session.array("dff/traces").attrs["units"]
@@ -694,7 +694,7 @@ class TestStorage:
             assert found["parameters"] == recipe.parameters(stage.name).to_mapping()
             assert found["versions"]["zarr"] == zarr.__version__
             if stage.needs:
-                marks = {"modality": "two-photon"} if stage.name == "dff" else {}
+                marks = dict.fromkeys(HEEDS.get(stage.name, ()), "two-photon")
                 assert found["inputs"] == {name: digests[name] for name in stage.needs} | marks
             else:
                 assert found["inputs"].keys() == {"source"}

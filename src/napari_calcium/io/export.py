@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
+from napari_calcium.io.choices import accepted_cells, read_choices
 from napari_calcium.io.session import Session
 
 __all__ = [
     "KINDS",
     "Kind",
+    "export_cells_csv",
     "export_csv",
     "export_piecewise_csv",
     "export_shifts_csv",
@@ -135,7 +137,7 @@ def export_csv(
     identities = session.read("source_extraction/cell_id")
     if accepted_only:
         session.current("component_evaluation")
-        accepted = session.quality().accepted
+        accepted = accepted_cells(session)
         traces, identities = traces[accepted], identities[accepted]
     columns = (f"cell_{identity} {kind} ({KINDS[kind].unit})" for identity in identities)
     times = np.arange(traces.shape[1]) / session.frame_rate
@@ -165,6 +167,62 @@ def _text(value: float) -> str:
     ('12.3457', '')
     """
     return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def export_cells_csv(session: Session, path: str | Path) -> int:
+    """Write the scores of the cells and the decisions as a table, one row per cell.
+
+    Parameters
+    ----------
+    session : Session
+        A session with component evaluation.
+    path : path
+        The file to write; its folder is made. An existing file is replaced. The columns are
+        ``cell_id``; ``y_px`` and ``x_px``, the centre of the footprint; ``size_discs``, its area in
+        discs of the cell radius; ``trace_snr``, ``spatial_correlation`` and ``cnn_probability``,
+        empty where the classifier was not asked; ``accepted``, 1 or 0; ``decided_by``, "scores" or
+        "hand"; and ``reason``, what the scores have against it.
+
+    Returns
+    -------
+    int
+        Number of cells written, accepted or not.
+
+    Raises
+    ------
+    InputError
+        If component evaluation has not run, or ran before a stage that it needs, or the file cannot
+        be written.
+    """
+    session.current("component_evaluation")
+    quality, by_hand = session.quality(), read_choices(session)
+    identities = session.read("source_extraction/cell_id").tolist()
+    scores = (quality.size, quality.snr, quality.spatial_correlation, quality.cnn_probability)
+    values = np.column_stack((_centres(session), *scores))
+    decisions = zip(accepted_cells(session), session.reasons(), strict=True)
+    rows = [
+        [
+            str(identity),
+            *map(_text, numbers.tolist()),
+            str(int(accepted)),
+            "hand" if identity in by_hand else "scores",
+            reason,
+        ]
+        for identity, numbers, (accepted, reason) in zip(identities, values, decisions, strict=True)
+    ]
+    header = "cell_id y_px x_px size_discs trace_snr spatial_correlation cnn_probability"
+    _write_table(Path(path), [*header.split(), "accepted", "decided_by", "reason"], rows)
+    return len(rows)
+
+
+def _centres(session: Session) -> NDArray[np.float64]:
+    """Return the centre of mass of each footprint, (cell, 2), (y, x) px; NaN for an empty one."""
+    footprints = session.footprints()
+    height, width = session.group_attrs("source_extraction")["field"]
+    total = np.asarray(footprints.sum(axis=0), np.float64)
+    total = np.where(total > 0, total, np.nan)
+    places = np.divmod(np.arange(height * width), width)
+    return np.column_stack([footprints.T @ place / total for place in places])
 
 
 def export_shifts_csv(session: Session, path: str | Path) -> int:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from napari_calcium.footprints import outlines
+from napari_calcium.io.choices import accepted_cells
 from napari_calcium.io.export import KINDS, kind_of_change
 from napari_calcium.io.session import Session
 
@@ -38,7 +39,7 @@ def save_overview(session: Session, path: str | Path) -> None:
     for group in ("summary_images", "component_evaluation", "dff"):
         session.current(group)
     components, quality = session.components(), session.quality()
-    accepted = np.flatnonzero(quality.accepted)
+    accepted = np.flatnonzero(accepted_cells(session))
     best = accepted[np.argsort(-quality.snr[accepted], kind="stable")][:TRACES]
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     field, plot = figure.subplots(1, 2, width_ratios=(1, 1.3))

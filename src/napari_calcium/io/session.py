@@ -25,7 +25,13 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from zarr.errors import ContainsGroupError
 
-from napari_calcium.components import PROPERTIES, Background, Components, Quality
+from napari_calcium.components import (
+    PROPERTIES,
+    QUALITY_TYPES,
+    Background,
+    Components,
+    Quality,
+)
 from napari_calcium.errors import InputError
 from napari_calcium.io.shards import COMPRESSOR, ShardedFrames
 from napari_calcium.movie import Movie
@@ -41,6 +47,8 @@ __all__ = [
     "components_attrs",
     "components_to_arrays",
     "frames_layout",
+    "quality_attrs",
+    "quality_to_arrays",
     "shifts_attrs",
     "shifts_to_arrays",
     "stage_digest",
@@ -64,7 +72,7 @@ OUTSIDE = ("source", "files")
 MARKS = {"modality": "two-photon"}
 """What a recording may be marked with, and how one is that nobody marked."""
 
-HEEDS = {"dff": ("modality",)}
+HEEDS = {"component_evaluation": ("modality",), "dff": ("modality",)}
 """The marks that a stage heeds: they are inputs of its results."""
 
 
@@ -178,7 +186,22 @@ VARIABLES: Mapping[str, Variable] = {
     "component_evaluation/cnn_probability": Variable(
         ("cell",), "1", "classifier; NaN where it was not asked"
     ),
+    "component_evaluation/size": Variable(("cell",), "1", "area, in discs of the cell radius"),
+    "component_evaluation/pairs": Variable(
+        ("pair", "cell"), "1", "cells that overlap, by their index"
+    ),
+    "component_evaluation/overlap": Variable(
+        ("pair",), "1", "part of the smaller one's area that lies in the other"
+    ),
     "component_evaluation/accepted": Variable(("cell",), "1", "the decision"),
+    "component_evaluation/reasons": Variable(
+        ("cell",), "1", "why it is rejected, the bits that the attribute meanings names; 0 if not"
+    ),
+    "component_evaluation/triggered/data": Variable(
+        ("entry",), "counts", "mean of the movie at the cell's transients, less all others (CSC)"
+    ),
+    "component_evaluation/triggered/indices": Variable(("entry",), "1", "pixel = y * width + x"),
+    "component_evaluation/triggered/indptr": Variable(("cell",), "1", "first entry of each cell"),
     "dff/traces": Variable(("cell", "time"), "1", "dF/F as a fraction"),
     "dff/baseline": Variable(("cell", "time"), "counts", "F0, what was divided by or subtracted"),
     "dff/floored": Variable(("cell",), "1", "whether F0 was raised to a multiple of the noise"),
@@ -433,6 +456,10 @@ class Session:
         """Return what a finished stage says of its results in a sentence; empty if nothing."""
         return "" if self.record(group) is None else str(self.group_attrs(group).get("summary", ""))
 
+    def warnings(self, group: str) -> tuple[str, ...]:
+        """Return what a person should know of a stage's results before trusting them."""
+        return tuple(self.group_attrs(group).get("warnings", ())) if self.record(group) else ()
+
     def components(self) -> Components:
         """Return the cells that source extraction found."""
         group = "source_extraction"
@@ -455,9 +482,24 @@ class Session:
         return self._footprints("source_extraction/footprints")
 
     def quality(self) -> Quality:
-        """Return the scores and decisions of component evaluation."""
-        names = ("snr", "spatial_correlation", "cnn_probability", "accepted")
-        return Quality(**{name: self.read(f"component_evaluation/{name}") for name in names})
+        """Return the scores of component evaluation and the decision made from them."""
+        group = "component_evaluation"
+        self.array(f"{group}/accepted")
+        arrays = {n: self.read(f"{group}/{n}") for n in QUALITY_TYPES if f"{group}/{n}" in self}
+        images = f"{group}/triggered"
+        return Quality(**arrays, triggered=self._footprints(images) if images in self else None)
+
+    def reasons(self) -> list[str]:
+        """Return, in a few words for each cell, what its scores have against it; "" if nothing."""
+        name = "component_evaluation/reasons"
+        if name not in self:  # of an earlier version
+            return ["" if accepted else "rejected" for accepted in self.quality().accepted]
+        named: Any = self.array(name).attrs["meanings"]
+        meanings = {int(bit): str(words) for bit, words in named.items()}
+        return [
+            ", ".join(words for bit, words in meanings.items() if bit & bits)
+            for bits in self.read(name).tolist()
+        ]
 
     def _footprints(self, group: str) -> sp.csc_array:
         data, indices, indptr = (self.read(f"{group}/{p}") for p in ("data", "indices", "indptr"))
@@ -643,3 +685,16 @@ def components_attrs(components: Components) -> dict[str, dict[str, Any]]:
         "footprints": {"shape": list(components.footprints.shape)},
         "background/footprints": {"shape": list(components.background.footprints.shape)},
     }
+
+
+def quality_to_arrays(quality: Quality) -> dict[str, NDArray[Any]]:
+    """Return the arrays of the ``component_evaluation`` group."""
+    arrays = {name: getattr(quality, name) for name in QUALITY_TYPES}
+    images = quality.triggered
+    return arrays if images is None else arrays | _sparse_to_arrays("triggered", images)
+
+
+def quality_attrs(quality: Quality) -> dict[str, dict[str, Any]]:
+    """Return the attributes of the groups within ``component_evaluation``."""
+    images = quality.triggered
+    return {} if images is None else {"triggered": {"shape": list(images.shape)}}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_calcium.io.choices import accepted_cells
 from napari_calcium.io.export import export_csv
 from napari_calcium.io.overview import save_overview
 from napari_calcium.io.recording import file_digest
@@ -63,8 +64,8 @@ def run_demo(output: str | Path, progress: Callable[[Progress], None] | None = N
     recipe = Recipe({"import": {"frame_rate": SAMPLE_FRAME_RATE}})
     report = run(paths[0], [sample], recipe=recipe, progress=progress)
     session = Session(paths[0])
-    components, quality, truth = session.components(), session.quality(), load_truth(sample_truth())
-    accepted = quality.accepted
+    components, truth = session.components(), load_truth(sample_truth())
+    accepted = accepted_cells(session)
     raw = components.traces + components.residuals
     score = score_cells(components.footprints[:, accepted], raw[accepted], truth)
     export_csv(session, paths[1])

@@ -79,11 +79,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class StageReport:
-    """How one stage went; `skipped` if its results were there already."""
+    """How one stage went; `skipped` if its results were there already, `warnings` if any."""
 
     stage: str
     seconds: float
     skipped: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,8 @@ def _check_seeds(
 def _was_made(stage: Stage, session: Session, parameters: Parameters) -> bool:
     """Whether a stage has results of these parameters."""
     done = session.record(stage.group)
-    return done is not None and done.parameters == parameters.to_mapping()
+    made = {} if done is None else done.parameters
+    return done is not None and parameters.identity().items() <= made.items()
 
 
 def save_movie(
@@ -443,9 +445,12 @@ def _run_stage(
         with session.writing(stage.group) as writer:
             _compute(stage, stage.build(inputs, parameters), writer, pool, progress)
             writer.commit(record)
+    elif stage.decide is not None and done is not None and done.parameters != record.parameters:
+        stage.decide(session, parameters)
     if isinstance(parameters, ImportParameters):
         session.update_attrs(asdict(parameters))
-    return StageReport(stage.name, 0.0 if skipped else time.perf_counter() - start, skipped)
+    seconds = 0.0 if skipped else time.perf_counter() - start
+    return StageReport(stage.name, seconds, skipped, session.warnings(stage.group))
 
 
 @contextlib.contextmanager

@@ -19,7 +19,11 @@ from numpy.typing import NDArray
 from napari_calcium.activity.dff import DffParameters, dff_attrs, dff_components, dff_to_arrays
 from napari_calcium.components import Components
 from napari_calcium.errors import InputError
-from napari_calcium.evaluation.evaluation import ComponentEvaluationParameters, evaluate_components
+from napari_calcium.evaluation.evaluation import (
+    ComponentEvaluationParameters,
+    evaluate_components,
+    why_not_asked,
+)
 from napari_calcium.extraction.cnmf import SourceExtractionParameters, fit_model
 from napari_calcium.extraction.model import Model
 from napari_calcium.extraction.refinement import components_of
@@ -34,6 +38,7 @@ from napari_calcium.io.session import (
     components_attrs,
     components_to_arrays,
     frames_layout,
+    quality_to_arrays,
     shifts_attrs,
     shifts_to_arrays,
 )
@@ -45,6 +50,7 @@ from napari_calcium.motion.correction import (
 from napari_calcium.motion.quality import MotionQuality
 from napari_calcium.movie import Movie
 from napari_calcium.parameters import Parameters, nearest
+from napari_calcium.pipeline.deciding import decision_attrs, store_decision
 from napari_calcium.shifts import Shifts
 
 __all__ = ["STAGES", "Inputs", "Results", "Stage", "read_seeds", "stage_named", "stages_until"]
@@ -106,6 +112,8 @@ class Stage:
         What it does, in a sentence.
     titles : mapping of str to str
         Its name where recordings are marked so, if another.
+    decide : callable (Session, Parameters), optional
+        Stores what parameters that only decide make of stored results, where these differ.
     """
 
     name: str
@@ -116,6 +124,7 @@ class Stage:
     group: str
     summary: str
     titles: Mapping[str, str] = field(default_factory=dict)
+    decide: Callable[[Session, Any], Any] | None = None
 
     def titled(self, modality: str) -> str:
         """Return the name for recordings that are marked so."""
@@ -247,9 +256,20 @@ def _extraction_attrs(
 
 
 def _component_evaluation(inputs: Inputs, parameters: ComponentEvaluationParameters) -> Results:
-    components = delayed(_read_components)(inputs.session)
-    quality = evaluate_components(_corrected(inputs), components, parameters)
-    return Results(arrays=delayed(vars)(quality))
+    session = inputs.session
+    extraction = session.current("source_extraction").parameters
+    not_asked = why_not_asked(parameters, session.modality, extraction)
+    quality = evaluate_components(
+        _corrected(inputs),
+        delayed(_read_components)(session),
+        parameters,
+        extraction["cell_radius"],
+        ask=not not_asked,
+    )
+    return Results(
+        arrays=delayed(quality_to_arrays)(quality),
+        attrs=delayed(decision_attrs)(quality, not_asked),
+    )
 
 
 def _dff(inputs: Inputs, parameters: DffParameters) -> Results:
@@ -319,6 +339,7 @@ STAGES: tuple[Stage, ...] = (
         _component_evaluation,
         "component_evaluation",
         "Scores every component and accepts those that are cells.",
+        decide=store_decision,
     ),
     Stage(
         "dff",
