@@ -12,7 +12,12 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from napari_calcium.components import Background, Components
-from napari_calcium.evaluation.spatial_correlation import spatial_correlation, transient_weights
+from napari_calcium.evaluation.spatial_correlation import (
+    correlations,
+    spatial_correlation,
+    transient_weights,
+    triggered_images,
+)
 from napari_calcium.movie import Movie
 
 FIELD = (37, 53)
@@ -171,3 +176,56 @@ def test_the_builder_does_not_compute(cells: Components) -> None:
 
     with dask.config.set(scheduler=refuse):
         spatial_correlation(movie_of(cells), delayed(cells), DECAY_TIME)
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+def test_like_dense_algebra(cells: Components, seed: int) -> None:
+    """Every image told in one line of dense algebra; to float32 of frames of some 1,000 counts."""
+    movie = movie_of(cells)
+    rng = np.random.default_rng(seed)
+    neuropil = sp.csc_array(rng.random((37 * 53, 2)).astype(np.float32))
+    background = Background(
+        sp.hstack([cells.background.footprints, neuropil], format="csc"),
+        np.concatenate([np.ones((1, N_FRAMES)), rng.normal(size=(2, N_FRAMES))]),
+    )
+    model = replace(cells, background=background)
+    window = round(DECAY_TIME * movie.frame_rate)
+    weights = transient_weights(model, window).toarray()
+    pixels = movie.frames.compute().reshape(N_FRAMES, -1).T.astype(float)
+    raw = model.traces + model.residuals
+    rest = background.footprints.toarray() @ background.traces
+    images = triggered_images(movie, delayed(model), DECAY_TIME).compute()
+    footprints = model.footprints.toarray()
+    for cell in range(model.n_cells):
+        others = [other for other in range(model.n_cells) if other != cell]
+        left = pixels - footprints[:, others] @ raw[others] - rest
+        inside = images.indices[slice(*images.indptr[cell : cell + 2])]
+        expected = (left @ weights[cell])[inside]
+        found = images.data[slice(*images.indptr[cell : cell + 2])]
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+        reference = np.corrcoef(expected, footprints[inside, cell])[0, 1]
+        assert correlations(model, images)[cell] == pytest.approx(reference, abs=1e-5)
+
+
+def test_one_pass_for_all_cells(cells: Components) -> None:
+    """Every pixel of every frame is read once."""
+    frames, read = movie_of(cells).frames.compute(), []
+
+    class Disk:
+        shape, dtype, ndim = frames.shape, frames.dtype, 3
+
+        def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
+            read.append(frames[box].size)
+            return np.asarray(frames[box])
+
+    meta = np.empty((0, 0, 0), frames.dtype)
+    lazy = da.from_array(Disk(), chunks=(100, 37, 53), name="disk", meta=meta)
+    spatial_correlation(Movie(lazy, 10.0), delayed(cells), DECAY_TIME).compute()
+    assert sum(read) == frames.size
+
+
+@pytest.mark.parametrize("dtype", ["int16", ">i2", "uint16", "float32"])
+def test_every_type_of_frames(cells: Components, dtype: str) -> None:
+    movie = movie_of(cells)
+    other = replace(movie, frames=movie.frames.astype(dtype))
+    np.testing.assert_allclose(scores(other, cells), scores(movie, cells), atol=1e-6)
