@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from napari_calcium.footprints import (
     areas,
+    at_border,
     cosines,
     cropped,
     dilated_support,
@@ -211,3 +212,17 @@ def test_an_edge_at_the_maximum_keeps_the_brightest() -> None:
     found = images(trimmed_footprints(matrix(disc(18, 30, 5), np.zeros(SHAPE)), SHAPE, 1.0))
     assert found[0][18, 30] == 1
     assert not found[1].any()
+
+
+@pytest.mark.parametrize(
+    ("y", "x", "touches"),
+    [(18, 26, False), (0, 26, True), (36, 26, True), (18, 0, True), (18, 52, True), (1, 51, False)],
+)
+def test_what_reaches_the_border_is_told(y: int, x: int, touches: bool) -> None:
+    """A bright pixel there, and a faint one beyond, below a fifth, which does not count."""
+    image = np.zeros((37, 53))
+    image[y, x] = 1
+    image[0, 10] += 0.1
+    empty = np.zeros(37 * 53)
+    both = sp.csc_array(np.stack([image.ravel(), empty], axis=1))
+    assert at_border(both, (37, 53)).tolist() == [touches, False]

@@ -12,6 +12,7 @@ import threadpoolctl
 import tifffile
 
 from napari_calcium import simulation
+from napari_calcium.footprints import areas, masks, spreads
 from napari_calcium.simulation import SimulationParameters, simulate
 from napari_calcium.truth import CSC_PARTS, Truth, load_truth
 
@@ -269,7 +270,119 @@ class TestTruth:
         assert far < near
 
 
+class TestScenery:
+    SCENERY = replace(SMALL, n_dendrites=4, n_boutons=5, pulsation=0.3)
+
+    def test_there_is_none_unless_asked_for(self):
+        scenery = simulate(SMALL).scenery
+        counts = {kind: places.shape for kind, places in scenery.items()}
+        assert counts["dendrite"] == counts["bouton"] == (37 * 53, 0)
+        assert set(counts) == {"dendrite", "bouton", "out of focus", "vessel"}
+
+    @pytest.mark.parametrize(
+        "change", [{"n_dendrites": 4}, {"n_boutons": 5}, {"pulsation": 0.3}, {"nucleus": 0.2}]
+    )
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_cells_motion_and_noise_keep_their_random_numbers(self, change, seed):
+        before = simulate(replace(SMALL, seed=seed)).truth
+        after = simulate(replace(SMALL, seed=seed, **change)).truth
+        assert np.array_equal(before.spikes, after.spikes)
+        assert np.array_equal(before.shifts_piecewise, after.shifts_piecewise)
+        if "nucleus" not in change:
+            assert all(
+                np.array_equal(getattr(before.footprints, n), getattr(after.footprints, n))
+                for n in CSC_PARTS
+            )
+
+    @pytest.mark.parametrize("kind", ["dendrite", "bouton"])
+    def test_what_it_adds_is_where_the_scenery_says(self, kind):
+        count = {"dendrite": {"n_dendrites": 3}, "bouton": {"n_boutons": 9}}[kind]
+        made = simulate(replace(SMALL, **count))
+        without = simulate(SMALL).truth.template - 200
+        template = made.truth.template - 200
+        # the mean of the light is the one asked for: all else is darker by one factor
+        added = template - np.median(template / without) * without
+        where = made.scenery[kind].sum(axis=1).reshape(37, 53) > 0
+        assert 0 < where.mean() < 0.4
+        assert added[where].min() > 0
+        np.testing.assert_allclose(added[~where], 0, atol=1e-2)  # float32 of 300 counts
+
+    @pytest.mark.parametrize("radius", [4.0, 8.0])
+    def test_dendrites_are_thin_and_long_and_boutons_small(self, radius):
+        parameters = replace(SMALL, height=137, width=153, cell_radius=radius, n_cells=0)
+        scenery = simulate(replace(parameters, n_dendrites=20, n_boutons=20)).scenery
+        dendrites, boutons = scenery["dendrite"], scenery["bouton"]
+        assert 10 < dendrites.shape[1] <= 20  # the others lie beyond the field
+        assert np.median(spreads(dendrites, (137, 153))) > 2
+        disc = np.pi * radius**2
+        # 0.6 radii at half the maximum are 0.92 at a fifth; a tenth more for beads
+        assert (areas(dendrites) < 12 * 0.92 * 1.1 / np.pi * disc).all()
+        # 0.7 radii at half the maximum are 0.53 on each side at a fifth, and a pixel's rounding
+        assert areas(boutons).max() < np.pi * (0.53 * radius + 0.75) ** 2
+
+    def test_dendrites_and_boutons_are_active(self):
+        quiet = replace(STILL, n_cells=0, n_out_of_focus=0, neuropil=0, bleaching=0, photons=2000)
+        made = simulate(replace(quiet, n_dendrites=4, n_boutons=5, spike_rate=3))
+        frames = made.movie.frames.compute().astype(float)
+        change = frames.std(0) / np.sqrt(frames.mean(0))
+        places = [made.scenery[kind] for kind in ("dendrite", "bouton")]
+        where = sum(masks(each, 0.5).sum(axis=1) for each in places).reshape(37, 53) > 0
+        where_none = sum(each.sum(axis=1) for each in places).reshape(37, 53) == 0
+        assert np.median(change[where]) > 2 * np.median(change[where_none])
+
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_both_edges_of_a_pulsating_vessel_change_together(self, seed):
+        quiet = replace(STILL, n_cells=0, n_out_of_focus=0, neuropil=0, bleaching=0, photons=2000)
+        made = simulate(replace(quiet, pulsation=0.2, seed=seed))
+        frames = made.movie.frames.compute().astype(float)
+        shadow = made.scenery["vessel"].toarray().reshape(37, 53)
+        change = frames.std(0) / frames.mean(0)
+        # the shadow of half its depth is where the vessel ends; noise is 1 / sqrt(1000) = 0.03
+        edge = (shadow > 0.3 * shadow.max()) & (shadow < 0.7 * shadow.max())
+        assert np.median(change[edge]) > 0.08
+        assert np.median(change[shadow == 0]) < 0.04
+        middle = (np.arange(53) * shadow).sum(1, keepdims=True) / shadow.sum(1, keepdims=True)
+        left = np.arange(53) < middle
+        sides = [frames[:, edge & side].mean(1) for side in (left, ~left)]
+        assert np.corrcoef(*sides)[0, 1] > 0.95
+
+    def test_spread_of_sizes(self):
+        made = [
+            simulate(replace(SMALL, height=137, width=153, n_cells=40, radius_spread=spread)).truth
+            for spread in (0, 0.2, 0.5)
+        ]
+        sizes = [np.sqrt(areas(truth.footprints)) for truth in made]
+        spreads_of_sizes = [size.std() / size.mean() for size in sizes]
+        assert spreads_of_sizes[0] < spreads_of_sizes[1] < spreads_of_sizes[2]
+        # a uniform distribution's is its half-width over sqrt(3); outlines vary too
+        assert spreads_of_sizes[2] == pytest.approx(0.5 / np.sqrt(3), rel=0.3)
+
+    def test_a_soma_is_filled_where_the_nucleus_is_not_dark(self):
+        parameters = replace(SMALL, cell_radius=8, n_cells=1, seed=2)
+        truth = simulate(replace(parameters, nucleus=0)).truth
+        image = truth.footprints.toarray().reshape(truth.shape)
+        y, x = ndi.center_of_mass(image > 0)
+        assert image[round(y), round(x)] > 0.7 * image.max()
+
+    def test_part_of_the_movie_equals_the_same_part_of_the_whole(self):
+        movie = simulate(self.SCENERY).movie
+        box = (slice(60, 131), slice(3, 21), slice(40, 53))
+        assert np.array_equal(movie.frames[box].compute(), movie.frames.compute()[box])
+
+
 class TestSample:
+    def test_truth_is_the_stored_one(self):
+        """What was added to the simulation since has not changed its recordings."""
+        made = runpy.run_path(str(SAMPLE_DATA / "make_sample.py"))
+        truth, stored = simulate(made["SAMPLE"]).truth, load_truth(SAMPLE_DATA / "sample_truth.npz")
+        assert np.array_equal(truth.spikes, stored.spikes)
+        assert np.array_equal(truth.footprints.indices, stored.footprints.indices)
+        # exponentials and sums may differ in the last bits between builds of numpy
+        np.testing.assert_allclose(truth.footprints.data, stored.footprints.data, rtol=1e-5)
+        np.testing.assert_allclose(truth.traces, stored.traces, rtol=1e-4)
+        np.testing.assert_allclose(truth.template, stored.template, rtol=1e-5)
+        np.testing.assert_allclose(truth.shifts, stored.shifts, atol=1e-5)
+
     def test_script_makes_the_stored_recording(self, tmp_path):
         made = runpy.run_path(str(SAMPLE_DATA / "make_sample.py"))
         frames = simulate(made["SAMPLE"]).movie.frames[:3].compute()

@@ -12,6 +12,7 @@ from skimage.measure import find_contours
 
 __all__ = [
     "areas",
+    "at_border",
     "cosines",
     "cropped",
     "dilated_support",
@@ -39,6 +40,30 @@ def cosines(footprints: sp.csc_array) -> sp.csc_array:
 def areas(footprints: sp.csc_array) -> NDArray[np.int64]:
     """Return the number of pixels of each footprint above a fifth of its maximum."""
     return np.diff(masks(footprints).indptr).astype(np.int64)
+
+
+def at_border(footprints: sp.csc_array, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return which footprints reach the border of the field, (cell,): part of them may be beyond.
+
+    Parameters
+    ----------
+    footprints : scipy.sparse.csc_array (pixel, cell)
+        Weights; the pixels above a fifth of a footprint's maximum count.
+    shape : tuple of int
+        Field of view, (y, x), px.
+
+    Examples
+    --------
+    >>> images = np.zeros((3, 4, 5))
+    >>> images[0, 1, 2] = images[1, 2, 4] = images[2, 0, 1] = 1
+    >>> at_border(sp.csc_array(images.reshape(3, -1).T), (4, 5))
+    array([False,  True,  True])
+    """
+    inside = masks(footprints)
+    y, x = np.divmod(inside.indices, shape[1])
+    outermost = (y == 0) | (y == shape[0] - 1) | (x == 0) | (x == shape[1] - 1)
+    cell = np.repeat(np.arange(inside.shape[1]), np.diff(inside.indptr))
+    return np.bincount(cell, outermost, inside.shape[1]) > 0
 
 
 def spreads(footprints: sp.csc_array, shape: tuple[int, int]) -> NDArray[np.float64]:

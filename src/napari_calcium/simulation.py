@@ -7,6 +7,7 @@ the moving scene, so what enters at a border is new tissue and never the opposit
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from dask.delayed import delayed
 from numba import njit
 from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from napari_calcium.errors import InputError
 from napari_calcium.movie import Movie
@@ -41,8 +43,11 @@ FRAMES_PER_BLOCK = 64
 MARGIN_STEP = 16
 """The scene's margin is a multiple of this, px: small changes of motion keep the same tissue."""
 
-TISSUE, PLACES, ACTIVITY, NEUROPIL, MOTION, NOISE = range(6)
+TISSUE, PLACES, ACTIVITY, NEUROPIL, MOTION, NOISE, PROCESSES, PULSE = range(8)
 """Keys of the independent random streams of one seed."""
+
+WIDTH = 2.355
+"""Width of a Gaussian at half its maximum, in its standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,18 @@ class SimulationParameters(Parameters):
         Cells in focus, with their centre in the field; these are the truth.
     cell_radius : float
         Mean radius of a soma, px.
+    radius_spread : float
+        Largest deviation of a soma's radius from the mean one, relative to it.
+    nucleus : float
+        How dark nuclei are: 1 as where they hold little indicator, 0 where somata are filled.
     n_out_of_focus : int
         Large, blurred, weak cells above and below the plane; not in the truth as cells.
+    n_dendrites : int
+        Thin, winding, active processes in the plane, 0.3 to 0.6 radii of a cell wide and 3 to 12
+        long; not in the truth as cells.
+    n_boutons : int
+        Small active spots (boutons, spines, processes that cross the plane), 0.35 to 0.7 radii of a
+        cell wide; not in the truth as cells.
     cell_brightness : float
         Resting brightness of a soma relative to the neuropil around it, which it adds to.
     spike_rate : float
@@ -79,6 +94,8 @@ class SimulationParameters(Parameters):
         Time constant of a transient's decay, s.
     neuropil : float
         Standard deviation of the neuropil's activity relative to its resting brightness.
+    pulsation : float
+        Largest relative change of the blood vessel's width, by slow vasomotion and a faster beat.
     bleaching : float
         Part of the brightness lost from the first to the last frame.
     motion_rigid : float
@@ -113,7 +130,11 @@ class SimulationParameters(Parameters):
     frame_rate: float = parameter(30.0, unit="Hz", above=0)
     n_cells: int = parameter(30, minimum=0)
     cell_radius: float = parameter(5.0, unit="px", minimum=1)
+    radius_spread: float = parameter(0.2, minimum=0, maximum=0.6)
+    nucleus: float = parameter(1.0, minimum=0, maximum=1)
     n_out_of_focus: int = parameter(12, minimum=0)
+    n_dendrites: int = parameter(0, minimum=0)
+    n_boutons: int = parameter(0, minimum=0)
     cell_brightness: float = parameter(0.7, above=0)
     spike_rate: float = parameter(0.5, unit="Hz", minimum=0)
     silent_fraction: float = parameter(0.1, minimum=0, maximum=1)
@@ -121,6 +142,7 @@ class SimulationParameters(Parameters):
     rise_time: float = parameter(0.07, unit="s", minimum=0)
     decay_time: float = parameter(0.6, unit="s", above=0)
     neuropil: float = parameter(0.08, minimum=0)
+    pulsation: float = parameter(0.0, minimum=0, maximum=0.9)
     bleaching: float = parameter(0.1, minimum=0, maximum=0.99)
     motion_rigid: float = parameter(3.0, unit="px", minimum=0)
     motion_piecewise: float = parameter(0.8, unit="px", minimum=0)
@@ -150,10 +172,14 @@ class Simulation:
         The recording, made block by block when it is read.
     truth : Truth
         What really happened in it.
+    scenery : mapping of str to scipy.sparse.csc_array (pixel, n)
+        Where it has what is no cell in focus, without motion: "dendrite", "bouton", "out of focus"
+        and "vessel", whose weights are its shadow. Unit norm, only what lies in the field.
     """
 
     movie: Movie
     truth: Truth
+    scenery: Mapping[str, sp.csc_array]
 
 
 def simulate(parameters: SimulationParameters) -> Simulation:
@@ -176,8 +202,10 @@ def simulate(parameters: SimulationParameters) -> Simulation:
     Somata are irregular, with a dark nucleus, a static resting brightness and transients that are
     differences of exponentials, the second-order autoregression of Pnevmatikakis et al. (2016),
     `doi:10.1016/j.neuron.2015.11.037`, linear in the spikes. Neuropil varies smoothly in space,
-    slowly and fast in time, and in part with the cells near by. The light of the moving scene is
-    interpolated by bicubic splines, bleached, and read out with Poisson and Gaussian noise.
+    slowly and fast in time, and in part with the cells near by. Dendrites, boutons and a pulsating
+    vessel are left out unless asked for, and change nothing of the cells' places, sizes and spikes.
+    The light of the moving scene is interpolated by bicubic splines, bleached, and read out with
+    Poisson and Gaussian noise.
 
     Examples
     --------
@@ -185,7 +213,7 @@ def simulate(parameters: SimulationParameters) -> Simulation:
     >>> simulation.movie.frames.shape, simulation.truth.traces.shape
     ((90, 37, 53), (5, 90))
     """
-    scene, spikes, shape = _scene(parameters)
+    scene, spikes, rest = _scene(parameters)
     token = tokenize(parameters.to_mapping())
     n, field = parameters.n_frames, (parameters.height, parameters.width)
     sizes = tuple(min(FRAMES_PER_BLOCK, n - start) for start in range(0, n, FRAMES_PER_BLOCK))
@@ -198,7 +226,7 @@ def simulate(parameters: SimulationParameters) -> Simulation:
         name=f"simulation-{token}",
     )
     movie = Movie(frames, parameters.frame_rate)
-    return Simulation(movie, _truth(scene, spikes, shape))
+    return Simulation(movie, _truth(scene, spikes, rest), _scenery(scene))
 
 
 # ---------------------------------------------------------------------------------------- scene
@@ -215,7 +243,9 @@ class _Scene:
     neuropil_activity: Floats  # (time, node_y, node_x)
     neuropil_y: Floats  # (y, node_y) smooth weights of the nodes
     neuropil_x: Floats  # (x, node_x)
-    sources: sp.csc_array  # (pixel of the scene, source): cells of the truth first
+    beside_vessel: NDArray[np.float64]  # (y, x) distance from its middle, in its half-widths
+    pulse: Floats  # (time,) the vessel's width, relative
+    sources: sp.csc_array  # (pixel of the scene, source): cells of the truth first, processes last
     source_activity: Floats  # (source, time) with the resting brightness
     bleaching: Floats  # (time,)
     shifts_piecewise: Floats  # (time, grid_y, grid_x, 2)
@@ -236,14 +266,16 @@ def _scene(parameters: SimulationParameters) -> tuple[_Scene, NDArray[np.int32],
     """Return the scene, the spikes of the cells, and the resting brightness of all sources."""
     margin = _margin(parameters)
     size = (parameters.height + 2 * margin, parameters.width + 2 * margin)
-    tissue, shading = _tissue(parameters, size)
-    places, sources = _sources(parameters, size, margin, shading)
-    rest = _resting(parameters, sources.shape[1])
+    tissue, shading, beside_vessel = _tissue(parameters, size)
+    places, cells = _sources(parameters, size, margin, shading)
+    processes, rest_of_processes, spikes_of_processes = _processes(parameters, size, shading)
+    sources = sp.csc_array(sp.hstack((cells, processes), format="csc"))
+    rest = np.concatenate((_resting(parameters, cells.shape[1]), rest_of_processes))
     still = tissue + (sources @ rest).reshape(size)
     scale = np.float32(parameters.photons / _inside(still, margin).mean())
     tissue, rest = tissue * scale, rest * scale
-    spikes = _spikes(parameters, len(rest))
-    transients = _transients(parameters, spikes)
+    spikes = _spikes(parameters, cells.shape[1])
+    transients = _transients(parameters, np.concatenate((spikes, spikes_of_processes)))
     activity = rest[:, None] * (1 + _amplitudes(parameters, len(rest))[:, None] * transients)
     nodes = _nodes(size)
     grid_y, grid_x, shifts = _shifts(parameters)
@@ -252,9 +284,11 @@ def _scene(parameters: SimulationParameters) -> tuple[_Scene, NDArray[np.int32],
         margin=margin,
         tissue=tissue,
         neuropil=shading * np.float32(scale),
-        neuropil_activity=_neuropil_activity(parameters, nodes, places, transients),
+        neuropil_activity=_neuropil_activity(parameters, nodes, places, transients[: len(places)]),
         neuropil_y=_smooth_weights(size[0], nodes[0]),
         neuropil_x=_smooth_weights(size[1], nodes[1]),
+        beside_vessel=beside_vessel,
+        pulse=_pulse(parameters),
         sources=sources,
         source_activity=activity.astype(np.float32),
         bleaching=_bleaching(parameters),
@@ -275,14 +309,21 @@ def _smooth_noise(random: Generator, size: tuple[int, int], sigma: float) -> Flo
     return np.asarray(image / image.std(), dtype=np.float32)
 
 
-def _tissue(parameters: SimulationParameters, size: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Return the textured neuropil at rest and the brightness that shades everything."""
+def _tissue(
+    parameters: SimulationParameters, size: tuple[int, int]
+) -> tuple[Floats, Floats, NDArray[np.float64]]:
+    """Return the neuropil at rest, the brightness that shades everything, and where the vessel is.
+
+    The vessel's place is the distance from its middle in its half-widths.
+    """
     random = _random(parameters, TISSUE)
     uneven = np.exp(0.18 * _smooth_noise(random, size, 0.2 * min(size)))
-    shading = uneven * _vignette(size) * _vessel(random, size)
+    beside_vessel = _vessel(random, size)
+    shading = uneven * _vignette(size) * _shadow(beside_vessel)
     grain = 0.15 * _smooth_noise(random, size, 0.9) + 0.13 * _smooth_noise(random, size, 2.5)
     dark = np.minimum(_smooth_noise(random, size, 2.2) + 1.6, 0)  # unlabelled somata
-    return np.asarray(shading * np.exp(grain + 0.4 * dark), np.float32), shading
+    tissue = np.asarray(shading * np.exp(grain + 0.4 * dark), np.float32)
+    return tissue, shading, beside_vessel
 
 
 def _vignette(size: tuple[int, int]) -> Floats:
@@ -290,12 +331,17 @@ def _vignette(size: tuple[int, int]) -> Floats:
     return np.asarray(1 - 0.2 * (y[:, None] ** 2 + x**2), dtype=np.float32)
 
 
-def _vessel(random: Generator, size: tuple[int, int]) -> Floats:
-    """Shadow of one blood vessel that winds from top to bottom."""
+def _vessel(random: Generator, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Distance, in half-widths, from the middle of a blood vessel that winds from top to bottom."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     start, slope, phase = random.uniform((0.2, -0.4, 0), (0.8, 0.4, 6.3))
     middle = size[1] * start + slope * y + 6 * np.sin(y / 17 + phase)
-    return np.asarray(1 - 0.5 * np.exp(-(((x - middle) / 3.5) ** 4)), dtype=np.float32)
+    return np.asarray((x - middle) / 3.5, dtype=np.float64)
+
+
+def _shadow(beside_vessel: NDArray[np.float64], width: float = 1.0) -> Floats:
+    """Brightness beside a vessel whose width is the one given, relative to what it is at rest."""
+    return np.asarray(1 - 0.5 * np.exp(-((beside_vessel / width) ** 4)), dtype=np.float32)
 
 
 def _sources(
@@ -306,7 +352,7 @@ def _sources(
     cells = _cell_places(parameters, size, margin, random)
     blurred = random.uniform((0, 0), size, (parameters.n_out_of_focus, 2))
     radius = parameters.cell_radius
-    images = [_soma(place, radius, size, random) for place in cells]
+    images = [_soma(place, parameters, size, random) for place in cells]
     images += [_blob(place, radius * random.uniform(1.2, 2.2), size) for place in blurred]
     places = np.concatenate((cells, blurred)).astype(np.float32)
     return places, _columns(images, shading)
@@ -353,11 +399,15 @@ def _window(
 
 
 def _soma(
-    place: NDArray[np.float64], radius: float, size: tuple[int, int], random: Generator
+    place: NDArray[np.float64],
+    parameters: SimulationParameters,
+    size: tuple[int, int],
+    random: Generator,
 ) -> tuple[NDArray[np.int64], Floats]:
     """Return pixels and weights of an irregular soma with a dark nucleus off its centre."""
-    pixels, y, x = _window(place, 1.8 * radius + 2, size)
-    radius *= random.uniform(0.8, 1.2)
+    radius, spread = parameters.cell_radius, parameters.radius_spread
+    pixels, y, x = _window(place, max(1.8, 1.5 * (1 + spread)) * radius + 2, size)
+    radius *= random.uniform(1 - spread, 1 + spread)
     angle = np.arctan2(y, x)
     outline = np.ones_like(angle)
     for order, depth in ((2, 0.16), (3, 0.08), (4, 0.05), (5, 0.03)):
@@ -368,7 +418,7 @@ def _soma(
     nucleus = _edge(0.6 * outline - distance, 0.08 * radius)
     side = 1 + 0.25 * np.cos(angle + random.uniform(0, 6.3)) * np.hypot(y, x) / radius
     weights = _edge(outline - np.hypot(y, x), 0.09 * radius) * side
-    weights *= 1 - random.uniform(0.4, 0.8) * nucleus
+    weights *= 1 - random.uniform(0.4, 0.8) * parameters.nucleus * nucleus
     return pixels, weights.astype(np.float32)
 
 
@@ -381,6 +431,41 @@ def _blob(
 ) -> tuple[NDArray[np.int64], Floats]:
     pixels, y, x = _window(place, 3 * sigma, size)
     return pixels, np.exp(-(y**2 + x**2) / (2 * sigma**2))
+
+
+def _processes(
+    parameters: SimulationParameters, size: tuple[int, int], shading: Floats
+) -> tuple[sp.csc_array, Floats, NDArray[np.int32]]:
+    """Return images, resting brightness and spikes of dendrites and boutons, in this order."""
+    radius, n_dendrites = parameters.cell_radius, parameters.n_dendrites
+    n = n_dendrites + parameters.n_boutons
+    random = _random(parameters, PROCESSES, 0)
+    starts = random.uniform((0, 0), size, (n, 2))
+    images = [_dendrite(start, radius, size, random) for start in starts[:n_dendrites]]
+    widths = random.uniform(0.35, 0.7, n - n_dendrites) * radius
+    images += [
+        _blob(*each, size) for each in zip(starts[n_dendrites:], widths / WIDTH, strict=True)
+    ]
+    rest = 0.7 * parameters.cell_brightness * np.exp(0.35 * random.standard_normal(n))
+    spikes = _bursts(parameters, _random(parameters, PROCESSES, 1), n)
+    return _columns(images, shading), rest.astype(np.float32), spikes.astype(np.int32)
+
+
+def _dendrite(
+    start: NDArray[np.float64], radius: float, size: tuple[int, int], random: Generator
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return pixels and weights of a process that winds from its start, thicker here and there."""
+    length, sigma = random.uniform(3, 12) * radius, random.uniform(0.3, 0.6) * radius / WIDTH
+    n = math.ceil(2 * length)  # steps of half a pixel
+    bends = random.standard_normal(n) * math.sqrt(0.5 / (6 * radius))
+    angle = random.uniform(0, 2 * math.pi) + np.cumsum(bends)
+    path = start + 0.5 * np.cumsum(np.stack((np.sin(angle), np.cos(angle)), axis=1), axis=0)
+    thickness = 1 + 0.25 * ndi.gaussian_filter1d(random.standard_normal(n), 4) * math.sqrt(14)
+    middle = (path.min(0) + path.max(0)) / 2
+    pixels, y, x = _window(middle, np.ptp(path, axis=0).max() / 2 + 3 * sigma, size)
+    away, nearest = cKDTree(path - middle).query(np.stack((y, x), axis=1))
+    weights = np.exp(-(away**2) / (2 * sigma**2)) * np.clip(thickness, 0.4, 1.6)[nearest]
+    return pixels, weights.astype(np.float32)
 
 
 def _columns(images: list[tuple[NDArray[np.int64], Floats]], shading: Floats) -> sp.csc_array:
@@ -421,19 +506,27 @@ def _wander(
 
 
 def _spikes(parameters: SimulationParameters, n_sources: int) -> NDArray[np.int32]:
-    """Return spike counts (source, time): bursts, with a little in common between cells."""
+    """Return spike counts (source, time), those of the silent cells in their place."""
     random = _random(parameters, ACTIVITY, 2)
-    n, rate = parameters.n_frames, parameters.frame_rate
-    rates = parameters.spike_rate * np.exp(0.5 * random.standard_normal(n_sources))
-    own = _wander(random, (n_sources, n), 1.0, rate)
-    common = _wander(random, (1, n), 2.0, rate)
-    state = 1.4 * (0.9 * own + 0.45 * common)
-    counts = random.poisson(rates[:, None] / rate * np.exp(state - 1.0))
+    n = parameters.n_frames
+    counts = _bursts(parameters, random, n_sources)
     silent = random.permutation(parameters.n_cells)
     for cell in silent[: round(parameters.silent_fraction * parameters.n_cells)]:
         counts[cell] = 0
         np.add.at(counts[cell], random.integers(0, n, random.integers(0, 3)), 1)
     return counts.astype(np.int32)
+
+
+def _bursts(
+    parameters: SimulationParameters, random: Generator, n_sources: int
+) -> NDArray[np.int64]:
+    """Return spike counts (source, time): bursts, with a little in common between sources."""
+    n, rate = parameters.n_frames, parameters.frame_rate
+    rates = parameters.spike_rate * np.exp(0.5 * random.standard_normal(n_sources))
+    own = _wander(random, (n_sources, n), 1.0, rate)
+    common = _wander(random, (1, n), 2.0, rate)
+    state = 1.4 * (0.9 * own + 0.45 * common)
+    return random.poisson(rates[:, None] / rate * np.exp(state - 1.0))
 
 
 def _transients(parameters: SimulationParameters, spikes: NDArray[np.int32]) -> Floats:
@@ -450,6 +543,17 @@ def _transients(parameters: SimulationParameters, spikes: NDArray[np.int32]) -> 
     peak = np.max((decay**lags - rise**lags) / (decay - rise))
     model = [1.0, -(decay + rise), decay * rise]
     return scipy.signal.lfilter([1 / peak], model, spikes).astype(np.float32)
+
+
+def _pulse(parameters: SimulationParameters) -> Floats:
+    """Return the vessel's relative width (time,): vasomotion of 0.1 to 0.3 Hz, a beat of 2 to 6."""
+    random = _random(parameters, PULSE)
+    time = np.arange(parameters.n_frames) / parameters.frame_rate
+    slow, fast = random.uniform(0.1, 0.3), random.uniform(2, 6)
+    drift = 0.8 * _wander(random, (2, parameters.n_frames), 10.0, parameters.frame_rate)
+    phases = 2 * math.pi * (np.outer((slow, fast), time) + random.uniform(0, 1, (2, 1))) + drift
+    change = np.array((0.75, 0.25)) @ np.sin(phases)
+    return np.asarray(1 + parameters.pulsation * change, dtype=np.float32)
 
 
 def _bleaching(parameters: SimulationParameters) -> Floats:
@@ -581,6 +685,9 @@ def _light(scene: _Scene, frame: int, shifts: Floats) -> Floats:
     light = (scene.sources @ scene.source_activity[:, frame]).reshape(scene.tissue.shape)
     light += scene.tissue + scene.neuropil * activity
     light *= scene.bleaching[frame]
+    if scene.parameters.pulsation:
+        pulsing = _shadow(scene.beside_vessel, scene.pulse[frame])
+        light *= pulsing / _shadow(scene.beside_vessel)
     coefficients = ndi.spline_filter(light, 3, output=np.float32)
     return np.asarray(_sample(coefficients, shifts, scene.margin))
 
@@ -658,6 +765,24 @@ def _truth(scene: _Scene, spikes: NDArray[np.int32], rest: Floats) -> Truth:
     )
 
 
+def _scenery(scene: _Scene) -> dict[str, sp.csc_array]:
+    """Return where dendrites, boutons, what is out of focus and the vessel are in the field."""
+    parameters, size = scene.parameters, scene.tissue.shape
+    counts = {
+        "bouton": parameters.n_boutons,
+        "dendrite": parameters.n_dendrites,
+        "out of focus": parameters.n_out_of_focus,
+    }
+    shadow = 1 - _shadow(scene.beside_vessel)
+    sources = {"vessel": sp.csc_array(np.where(shadow > 0.03, shadow, 0).reshape(-1, 1))}
+    last = scene.sources.shape[1]
+    for kind, count in counts.items():
+        sources[kind] = sp.csc_array(scene.sources[:, last - count : last])
+        last -= count
+    cropped = {kind: _cropped(each, size, scene.margin) for kind, each in sources.items()}
+    return {kind: sp.csc_array(each[:, norms > 0]) for kind, (each, norms) in cropped.items()}
+
+
 def _cropped(
     sources: sp.csc_array, size: tuple[int, ...], margin: int
 ) -> tuple[sp.csc_array, Floats]:
@@ -665,6 +790,7 @@ def _cropped(
     pixels = _inside(np.arange(size[0] * size[1]).reshape(size), margin).ravel()
     footprints = sp.csc_array(sources.tocsr()[pixels])
     norms = np.sqrt(np.asarray(footprints.multiply(footprints).sum(0), np.float64)).ravel()
-    scaled = sp.csc_array(footprints @ sp.diags_array(1 / norms), dtype=np.float32)
+    scale = sp.diags_array(1 / np.where(norms > 0, norms, 1))
+    scaled = sp.csc_array(footprints @ scale, dtype=np.float32)
     scaled.sort_indices()
     return scaled, norms.astype(np.float32)
