@@ -25,6 +25,7 @@ NOUNS = {
     "shifts",
     "components",
     "footprints",
+    "scenery",
     "simulation",
     "traces",
     "truth",

@@ -21,11 +21,21 @@ from dask.delayed import delayed
 from numba import njit
 from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from napari_calcium.errors import InputError
 from napari_calcium.movie import Movie
 from napari_calcium.parameters import Parameters, parameter
+from napari_calcium.scenery import (
+    WIDTH,
+    blob,
+    columns,
+    dendrite,
+    shadow,
+    smooth_noise,
+    soma,
+    vessel,
+    vignette,
+)
 from napari_calcium.truth import Truth
 
 __all__ = [
@@ -45,9 +55,6 @@ MARGIN_STEP = 16
 
 TISSUE, PLACES, ACTIVITY, NEUROPIL, MOTION, NOISE, PROCESSES, PULSE = range(8)
 """Keys of the independent random streams of one seed."""
-
-WIDTH = 2.355
-"""Width of a Gaussian at half its maximum, in its standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -303,12 +310,6 @@ def _inside(image: NDArray[Any], margin: int) -> NDArray[Any]:
     return image[margin:-margin, margin:-margin]
 
 
-def _smooth_noise(random: Generator, size: tuple[int, int], sigma: float) -> Floats:
-    """Gaussian noise of unit variance, smooth over `sigma` pixels."""
-    image = ndi.gaussian_filter(random.standard_normal(size), sigma, mode="wrap")
-    return np.asarray(image / image.std(), dtype=np.float32)
-
-
 def _tissue(
     parameters: SimulationParameters, size: tuple[int, int]
 ) -> tuple[Floats, Floats, NDArray[np.float64]]:
@@ -317,31 +318,13 @@ def _tissue(
     The vessel's place is the distance from its middle in its half-widths.
     """
     random = _random(parameters, TISSUE)
-    uneven = np.exp(0.18 * _smooth_noise(random, size, 0.2 * min(size)))
-    beside_vessel = _vessel(random, size)
-    shading = uneven * _vignette(size) * _shadow(beside_vessel)
-    grain = 0.15 * _smooth_noise(random, size, 0.9) + 0.13 * _smooth_noise(random, size, 2.5)
-    dark = np.minimum(_smooth_noise(random, size, 2.2) + 1.6, 0)  # unlabelled somata
+    uneven = np.exp(0.18 * smooth_noise(random, size, 0.2 * min(size)))
+    beside_vessel = vessel(random, size)
+    shading = uneven * vignette(size) * shadow(beside_vessel)
+    grain = 0.15 * smooth_noise(random, size, 0.9) + 0.13 * smooth_noise(random, size, 2.5)
+    dark = np.minimum(smooth_noise(random, size, 2.2) + 1.6, 0)  # unlabelled somata
     tissue = np.asarray(shading * np.exp(grain + 0.4 * dark), np.float32)
     return tissue, shading, beside_vessel
-
-
-def _vignette(size: tuple[int, int]) -> Floats:
-    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in size)
-    return np.asarray(1 - 0.2 * (y[:, None] ** 2 + x**2), dtype=np.float32)
-
-
-def _vessel(random: Generator, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Distance, in half-widths, from the middle of a blood vessel that winds from top to bottom."""
-    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    start, slope, phase = random.uniform((0.2, -0.4, 0), (0.8, 0.4, 6.3))
-    middle = size[1] * start + slope * y + 6 * np.sin(y / 17 + phase)
-    return np.asarray((x - middle) / 3.5, dtype=np.float64)
-
-
-def _shadow(beside_vessel: NDArray[np.float64], width: float = 1.0) -> Floats:
-    """Brightness beside a vessel whose width is the one given, relative to what it is at rest."""
-    return np.asarray(1 - 0.5 * np.exp(-((beside_vessel / width) ** 4)), dtype=np.float32)
 
 
 def _sources(
@@ -352,10 +335,11 @@ def _sources(
     cells = _cell_places(parameters, size, margin, random)
     blurred = random.uniform((0, 0), size, (parameters.n_out_of_focus, 2))
     radius = parameters.cell_radius
-    images = [_soma(place, parameters, size, random) for place in cells]
-    images += [_blob(place, radius * random.uniform(1.2, 2.2), size) for place in blurred]
+    shape = (radius, parameters.radius_spread, parameters.nucleus)
+    images = [soma(place, *shape, size, random) for place in cells]
+    images += [blob(place, radius * random.uniform(1.2, 2.2), size) for place in blurred]
     places = np.concatenate((cells, blurred)).astype(np.float32)
-    return places, _columns(images, shading)
+    return places, columns(images, shading)
 
 
 def _cell_places(
@@ -387,52 +371,6 @@ def _apart(
     return place
 
 
-def _window(
-    place: NDArray[np.float64], reach: float, size: tuple[int, int]
-) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """Return pixel numbers around a place, and their distances from it along y and x."""
-    low = np.maximum(np.floor(place - reach), 0).astype(int)
-    high = np.minimum(np.ceil(place + reach) + 1, size).astype(int)
-    y, x = np.mgrid[low[0] : high[0], low[1] : high[1]]
-    away = (y - place[0]).astype(np.float32), (x - place[1]).astype(np.float32)
-    return (y * size[1] + x).ravel(), away[0].ravel(), away[1].ravel()
-
-
-def _soma(
-    place: NDArray[np.float64],
-    parameters: SimulationParameters,
-    size: tuple[int, int],
-    random: Generator,
-) -> tuple[NDArray[np.int64], Floats]:
-    """Return pixels and weights of an irregular soma with a dark nucleus off its centre."""
-    radius, spread = parameters.cell_radius, parameters.radius_spread
-    pixels, y, x = _window(place, max(1.8, 1.5 * (1 + spread)) * radius + 2, size)
-    radius *= random.uniform(1 - spread, 1 + spread)
-    angle = np.arctan2(y, x)
-    outline = np.ones_like(angle)
-    for order, depth in ((2, 0.16), (3, 0.08), (4, 0.05), (5, 0.03)):
-        outline += depth * random.normal() * np.cos(order * angle + random.uniform(0, 6.3))
-    outline = radius * np.clip(outline, 0.55, 1.5)
-    nucleus_y, nucleus_x = random.uniform(-0.15, 0.15, 2) * radius
-    distance = np.hypot(y - nucleus_y, x - nucleus_x)
-    nucleus = _edge(0.6 * outline - distance, 0.08 * radius)
-    side = 1 + 0.25 * np.cos(angle + random.uniform(0, 6.3)) * np.hypot(y, x) / radius
-    weights = _edge(outline - np.hypot(y, x), 0.09 * radius) * side
-    weights *= 1 - random.uniform(0.4, 0.8) * parameters.nucleus * nucleus
-    return pixels, weights.astype(np.float32)
-
-
-def _edge(inside: NDArray[Any], width: float) -> Floats:
-    return np.asarray(1 / (1 + np.exp(np.clip(-inside / width, -30, 30))), dtype=np.float32)
-
-
-def _blob(
-    place: NDArray[np.float64], sigma: float, size: tuple[int, int]
-) -> tuple[NDArray[np.int64], Floats]:
-    pixels, y, x = _window(place, 3 * sigma, size)
-    return pixels, np.exp(-(y**2 + x**2) / (2 * sigma**2))
-
-
 def _processes(
     parameters: SimulationParameters, size: tuple[int, int], shading: Floats
 ) -> tuple[sp.csc_array, Floats, NDArray[np.int32]]:
@@ -441,41 +379,12 @@ def _processes(
     n = n_dendrites + parameters.n_boutons
     random = _random(parameters, PROCESSES, 0)
     starts = random.uniform((0, 0), size, (n, 2))
-    images = [_dendrite(start, radius, size, random) for start in starts[:n_dendrites]]
+    images = [dendrite(start, radius, size, random) for start in starts[:n_dendrites]]
     widths = random.uniform(0.35, 0.7, n - n_dendrites) * radius
-    images += [
-        _blob(*each, size) for each in zip(starts[n_dendrites:], widths / WIDTH, strict=True)
-    ]
+    images += [blob(*each, size) for each in zip(starts[n_dendrites:], widths / WIDTH, strict=True)]
     rest = 0.7 * parameters.cell_brightness * np.exp(0.35 * random.standard_normal(n))
     spikes = _bursts(parameters, _random(parameters, PROCESSES, 1), n)
-    return _columns(images, shading), rest.astype(np.float32), spikes.astype(np.int32)
-
-
-def _dendrite(
-    start: NDArray[np.float64], radius: float, size: tuple[int, int], random: Generator
-) -> tuple[NDArray[np.int64], Floats]:
-    """Return pixels and weights of a process that winds from its start, thicker here and there."""
-    length, sigma = random.uniform(3, 12) * radius, random.uniform(0.3, 0.6) * radius / WIDTH
-    n = math.ceil(2 * length)  # steps of half a pixel
-    bends = random.standard_normal(n) * math.sqrt(0.5 / (6 * radius))
-    angle = random.uniform(0, 2 * math.pi) + np.cumsum(bends)
-    path = start + 0.5 * np.cumsum(np.stack((np.sin(angle), np.cos(angle)), axis=1), axis=0)
-    thickness = 1 + 0.25 * ndi.gaussian_filter1d(random.standard_normal(n), 4) * math.sqrt(14)
-    middle = (path.min(0) + path.max(0)) / 2
-    pixels, y, x = _window(middle, np.ptp(path, axis=0).max() / 2 + 3 * sigma, size)
-    away, nearest = cKDTree(path - middle).query(np.stack((y, x), axis=1))
-    weights = np.exp(-(away**2) / (2 * sigma**2)) * np.clip(thickness, 0.4, 1.6)[nearest]
-    return pixels, weights.astype(np.float32)
-
-
-def _columns(images: list[tuple[NDArray[np.int64], Floats]], shading: Floats) -> sp.csc_array:
-    """Gather (pixels, weights) as columns, shaded, without the faint ends."""
-    kept = [(pixels[w > 0.03], w[w > 0.03]) for pixels, w in images]
-    starts = np.cumsum([0, *(len(pixels) for pixels, _ in kept)])
-    rows = np.concatenate([np.zeros(0, int), *(pixels for pixels, _ in kept)])
-    weights = np.concatenate([np.zeros(0, np.float32), *(w for _, w in kept)])
-    data = (weights * shading.ravel()[rows]).astype(np.float32)
-    return sp.csc_array((data, rows, starts), shape=(shading.size, len(images)))
+    return columns(images, shading), rest.astype(np.float32), spikes.astype(np.int32)
 
 
 # ------------------------------------------------------------------------------------- activity
@@ -686,8 +595,8 @@ def _light(scene: _Scene, frame: int, shifts: Floats) -> Floats:
     light += scene.tissue + scene.neuropil * activity
     light *= scene.bleaching[frame]
     if scene.parameters.pulsation:
-        pulsing = _shadow(scene.beside_vessel, scene.pulse[frame])
-        light *= pulsing / _shadow(scene.beside_vessel)
+        pulsing = shadow(scene.beside_vessel, scene.pulse[frame])
+        light *= pulsing / shadow(scene.beside_vessel)
     coefficients = ndi.spline_filter(light, 3, output=np.float32)
     return np.asarray(_sample(coefficients, shifts, scene.margin))
 
@@ -773,8 +682,8 @@ def _scenery(scene: _Scene) -> dict[str, sp.csc_array]:
         "dendrite": parameters.n_dendrites,
         "out of focus": parameters.n_out_of_focus,
     }
-    shadow = 1 - _shadow(scene.beside_vessel)
-    sources = {"vessel": sp.csc_array(np.where(shadow > 0.03, shadow, 0).reshape(-1, 1))}
+    dark = 1 - shadow(scene.beside_vessel)
+    sources = {"vessel": sp.csc_array(np.where(dark > 0.03, dark, 0).reshape(-1, 1))}
     last = scene.sources.shape[1]
     for kind, count in counts.items():
         sources[kind] = sp.csc_array(scene.sources[:, last - count : last])
