@@ -44,6 +44,13 @@ from napari_calcium.io.session import Session, frames_layout
 from napari_calcium.motion.correction import apply_shifts
 from napari_calcium.movie import Movie
 from napari_calcium.pipeline.demo import DemoReport, run_demo
+from napari_calcium.pipeline.classifier_training import (
+    HELD_OUT,
+    N_MOVIES,
+    plot_reliability,
+    report_text,
+    train_classifier,
+)
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.run import Progress, RunReport, run, save_movie
 from napari_calcium.pipeline.stages import STAGES, stage_named
@@ -64,7 +71,11 @@ Sources = Annotated[
     list[Path], typer.Argument(help="TIFF files, a folder of them, or a Zarr movie.")
 ]
 STAGE_NAMES = ", ".join(stage.name for stage in STAGES)
-TITLES = {"save_movie": "Writing"}
+TITLES = {
+    "save_movie": "Writing",
+    "classifier_examples": "Simulating recordings",
+    "classifier_training": "Training",
+}
 """Names of what is done and is no stage."""
 
 
@@ -360,6 +371,52 @@ def simulate_command(
     save_movie(simulation.movie, output)
     save_truth(simulation.truth, truth)
     typer.echo(f"{output}: {simulation.movie.n_frames} frames; truth in {truth}")
+
+
+@app.command("train-classifier")
+def train_classifier_command(
+    output: Annotated[
+        Path, typer.Argument(help="The model to write, OUT.keras; its card is OUT.json.")
+    ],
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Masks of real recordings, .npz: mask (n, y, x), neuron, recording, source (n,)."
+        ),
+    ] = None,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option(help="A real recording to test on; repeatable. Two are, if not given."),
+    ] = None,
+    movies: Annotated[int, typer.Option(help="Simulated recordings to train on.")] = N_MOVIES,
+    seed: Annotated[int, typer.Option(help="Of the training; the same gives the same model.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="A picture of how true the probabilities are, .png.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Tasks at a time; all processors if not given.")
+    ] = None,
+) -> None:
+    """Train the network that tells cells from other footprints, and say how good it is.
+
+    It learns from footprints that source extraction finds in simulated recordings, and from masks
+    of real ones where these are given; needs TensorFlow. Use it by --set
+    component_evaluation.classifier_file=OUT.keras.
+    """
+    with _bars() as progress:
+        card = train_classifier(
+            output,
+            masks,
+            seed=seed,
+            n_movies=movies,
+            held_out=HELD_OUT if held_out is None else held_out,
+            workers=workers,
+            progress=progress,
+        )
+    typer.echo(report_text(card))
+    if plot is not None:
+        plot_reliability(card, plot)
+    typer.echo(str(output))
 
 
 @app.command()

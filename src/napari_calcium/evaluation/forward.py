@@ -65,12 +65,10 @@ class Forward:
         """
         found = []
         for start in range(0, len(images), BATCH):
-            batch = np.zeros((BATCH, *self.input_shape), np.float32)  # of one size: the same sums
-            part = images[start : start + BATCH]
-            batch[: len(part)] = part
+            batch = np.ascontiguousarray(images[start : start + BATCH], np.float32)
             for step in self.steps:
                 batch = step(batch)
-            found.append(batch[: len(part)])
+            found.append(batch)
         return np.concatenate(found) if found else np.zeros((0, 1), np.float32)
 
 
@@ -172,7 +170,7 @@ def _convolution(config: Mapping[str, Any], weights: Weights) -> Step:
     def convolve(values: Floats) -> Floats:
         windows = sliding_window_view(np.pad(values, around), (height, width), axis=(1, 2))
         patches = np.ascontiguousarray(windows.transpose(0, 1, 2, 4, 5, 3))
-        found = patches.reshape(-1, len(table)) @ table
+        found = patches.reshape(len(values), -1, len(table)) @ table  # a product for each image
         return (found + bias[0] if bias else found).reshape(*patches.shape[:3], filters)
 
     return convolve
@@ -195,7 +193,12 @@ def _pooling(config: Mapping[str, Any], _: Weights) -> Step:
 
 def _dense(_: Mapping[str, Any], weights: Weights) -> Step:
     kernel, *bias = weights
-    return lambda values: values @ kernel + bias[0] if bias else values @ kernel
+
+    def weigh(values: Floats) -> Floats:
+        found = (values[:, None] @ kernel)[:, 0]  # the same sums wherever among the images it is
+        return found + bias[0] if bias else found
+
+    return weigh
 
 
 def _rescaling(config: Mapping[str, Any], _: Weights) -> Step:
