@@ -207,6 +207,16 @@ MISTAKES = {
         [*RATE, "--scheduler", "slurm"],
         r"scheduler is 'slurm'; it must be one of threads, processes, synchronous",
     ),
+    "no such classifier": (
+        ["good.tif"],
+        [*RATE, "--set", "component_evaluation.classifier_file=none.keras"],
+        r"component_evaluation is to read '\S+none\.keras' but there is no such file; check",
+    ),
+    "no classifier": (
+        ["good.tif"],
+        [*RATE, "--set", f"component_evaluation.classifier_file={__file__}"],
+        r"component_evaluation\.classifier_file \S+ is no classifier .* give a \.keras file",
+    ),
     "no such recipe": (
         ["good.tif"],
         [*RATE, "--recipe", "none.toml"],
@@ -261,6 +271,9 @@ class TestMistakes:
             ["recipe", "none.zarr"],
             ["simulate", "out.tif", "--set", "n_frame=3"],
             ["simulate", "out.tif", "--set", "n_frames=1"],
+            ["train-classifier", "out.h5"],
+            ["train-classifier", "out.keras", "--masks", "none.npz"],
+            ["train-classifier", "out.keras", "--movies", "0"],
             ["run", "--session", "none.zarr", "--frame-rate", "3"],
         ],
     )
@@ -1081,3 +1094,33 @@ def test_a_real_recording(tmp_path: Path) -> None:
     accepted = session.footprints()[:, session.quality().accepted]
     f1, _, _ = scoring.score(scoring.binary(accepted), labels)
     assert f1 > 0.22
+
+
+class TestTrainClassifier:
+    """What it trains is tested where it is made; here, what it is told and says."""
+
+    def test_options_reach_it_and_its_figures_are_said(
+        self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: dict[str, Any] = {}
+        at = {"precision": 0.9, "recall": 0.8, "f1": 0.85, "false_positives": 0.1}
+        figures = {"n_cells": 70, "n_others": 60, "roc_auc": 0.91, "calibration_error": 0.02}
+        test = {**figures, "thresholds": {"0.5": at}, "kinds": {}, "reliability": [[1, 0.5, 0.5]]}
+
+        def train(output: Path, masks: Path | None, **options: Any) -> dict[str, Any]:
+            told.update(options, output=output, masks=masks)
+            return {"figures": {"simulated": test}}
+
+        monkeypatch.setattr("napari_calcium.cli.train_classifier", train)
+        model, picture = tmp_path / "m.keras", tmp_path / "m.png"
+        answer = cli(
+            "train-classifier", model, "--masks", "masks.npz", "--held-out", "7", "--movies", 3,
+            "--seed", 5, "--plot", picture, "--workers", 2,
+        )  # fmt: skip
+        assert answer.status == 0
+        assert (told["output"], told["masks"]) == (model, Path("masks.npz"))
+        assert (told["seed"], told["n_movies"], told["workers"]) == (5, 3, 2)
+        assert list(told["held_out"]) == ["7"]
+        assert "ROC-AUC 0.910" in answer.out
+        assert answer.out.splitlines()[-1] == str(model)
+        assert picture.stat().st_size > 1000

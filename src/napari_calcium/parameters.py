@@ -129,6 +129,9 @@ class Parameters:
     def check_marks(self, marks: Mapping[str, Any]) -> None:
         """Raise `InputError` where the parameters do not fit how the recording is marked."""
 
+    def check_means(self) -> None:
+        """Raise `InputError` where a file or a library that is needed cannot be used."""
+
     def files(self) -> tuple[str, ...]:
         """Return the paths of files that are read: their content counts as a parameter."""
         return ()

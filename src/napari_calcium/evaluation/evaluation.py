@@ -95,9 +95,9 @@ class ComponentEvaluationParameters(Parameters):
                     f"({getattr(self, upper):g}); lower it"
                 )
 
-    def check_marks(self, marks: Mapping[str, Any]) -> None:
-        """Check that the classifier can be asked, where it is to be."""
-        if self.classifier == "on" or (self.classifier == "automatic" and _of_somata(marks)):
+    def check_means(self) -> None:
+        """Check that the classifier can be asked, where it may be."""
+        if self.classifier != "off":
             check_classifier(self.classifier_file)
 
     def files(self) -> tuple[str, ...]:
@@ -217,10 +217,6 @@ def overlaps(footprints: sp.csc_array) -> tuple[NDArray[np.int64], NDArray[np.fl
     order = np.lexsort((second[kept], first[kept]))
     pairs = np.stack([first[kept], second[kept]], axis=1)[order]
     return pairs.astype(np.int64), part[kept][order].astype(np.float32)
-
-
-def _of_somata(marks: Mapping[str, Any]) -> bool:
-    return bool(marks.get("modality", "two-photon") == "two-photon")
 
 
 def _snr(components: Components, frame_rate: float, decay_time: float) -> NDArray[np.float32]:

@@ -216,12 +216,18 @@ def _check_marks(stage: Stage, recipe: Recipe) -> None:
 
 
 def _check_files(stage: Stage, session: Session, parameters: Parameters) -> None:
-    """Refuse files that are not there before any stage has run; finished results need none."""
+    """Refuse files that cannot be used before any stage has run; finished results need none."""
     missing = [path for path in parameters.files() if not Path(path).expanduser().exists()]
-    if missing and not _was_made(stage, session, parameters):
+    made = _was_made(stage, session, parameters)
+    if missing and not made:
         raise InputError(
             f"{stage.name} is to read {missing[0]!r} but there is no such file; check the path"
         )
+    if not made:
+        try:
+            parameters.check_means()
+        except InputError as error:
+            raise InputError(f"{stage.name}.{error}") from None
     for path in parameters.files():
         if Path(path).expanduser().resolve() == session.path.resolve():
             raise InputError(
