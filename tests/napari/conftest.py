@@ -18,7 +18,10 @@ FIELD = (37, 53)
 N_FRAMES = 200
 FRAME_RATE = 10.0
 CENTRES = [(9, 12), (12, 38), (27, 17), (26, 42)]
-SOFT = {"source_extraction": {"cell_radius": 4.0, "threshold": 8.0, "patch_size": 64}}
+SOFT = {
+    "source_extraction": {"cell_radius": 4.0, "threshold": 8.0, "patch_size": 64},
+    "component_evaluation": {"classifier": "off"},  # TensorFlow and OpenGL crash in one process
+}
 
 
 def small_movie(n_frames: int = N_FRAMES, field: tuple[int, int] = FIELD) -> NDArray[np.uint16]:

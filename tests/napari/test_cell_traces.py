@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import zarr
 
+from napari_calcium.evaluation.decision import explain
+from napari_calcium.evaluation.evaluation import ComponentEvaluationParameters
+from napari_calcium.io.choices import choose
 from napari_calcium.io.session import Session
 from napari_calcium.napari.cell_traces import read_cell
 
@@ -35,6 +38,7 @@ def changed(finished: Path, tmp_path: Path) -> Any:
 
 def test_a_cell_is_read_by_its_identity(session: Session) -> None:
     components, quality = session.components(), session.quality()
+    recorded = session.record("component_evaluation").parameters
     for row, cell_id in enumerate(components.cell_id):
         cell = read_cell(session, int(cell_id))
         assert cell is not None
@@ -44,9 +48,26 @@ def test_a_cell_is_read_by_its_identity(session: Session) -> None:
         np.testing.assert_array_equal(cell.dff, session.read("dff/traces")[row])
         np.testing.assert_array_equal(cell.f0, session.read("dff/baseline")[row])
         np.testing.assert_allclose(cell.seconds[[0, 1, -1]], [0, 0.1, 19.9])  # 200 frames, 10 Hz
-        said = "accepted" if quality.accepted[row] else "rejected"
-        scores = f"SNR {quality.snr[row]:.1f}, r {quality.spatial_correlation[row]:.2f}"
-        assert cell.title == f"cell {cell_id}, {scores}, {said}"
+        why = explain(quality, ComponentEvaluationParameters(**recorded), row)
+        assert why.startswith("accepted: " if quality.accepted[row] else "rejected: ")
+        assert cell.title == f"cell {cell_id}, {why}"
+
+
+def test_a_choice_by_hand_is_said_and_what_the_scores_say(finished: Path, tmp_path: Path) -> None:
+    session = Session(shutil.copytree(finished, tmp_path / "s.zarr"))
+    row = int(np.flatnonzero(~session.quality().accepted)[0])
+    cell_id = int(session.read("source_extraction/cell_id")[row])
+    choose(session, [cell_id], True)
+    start = f"cell {cell_id}, accepted by hand; by its scores rejected: "
+    assert read_cell(session, cell_id).title.startswith(start)
+
+
+def test_a_decision_that_is_known_is_not_read(session: Session) -> None:
+    cell_id = int(session.read("source_extraction/cell_id")[0])
+    assert (
+        read_cell(session, cell_id, "rejected: too shy").title
+        == f"cell {cell_id}, rejected: too shy"
+    )
 
 
 def test_there_is_no_cell_that_was_not_found(session: Session) -> None:

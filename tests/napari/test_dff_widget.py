@@ -69,7 +69,7 @@ def test_the_movie_is_shown_over_the_corrected_one(
     before, selected = names(viewer), set(viewer.layers.selection)
     layer = shown(qtbot, widget)
     assert layer.name == "dF/F movie"
-    assert names(viewer) == [*before[:-2], "dF/F movie", "cells", "accepted outlines"]
+    assert names(viewer) == [*before[:-2], "dF/F movie", "cells", "outlines"]
     assert viewer.layers.selection == selected
     assert layer.visible
     assert layer.axis_labels == ("time", "y", "x")

@@ -415,7 +415,7 @@ def test_only_what_a_person_drew_is_listed_for_seeds(
 
     ended(qtbot, widget, widget.preview_button)
     widget.quilt_button.click()
-    assert {"cells", "accepted outlines", "patches", "preview of cells"} <= set(names(viewer))
+    assert {"cells", "outlines", "patches", "preview of cells"} <= set(names(viewer))
     assert listed() == []
     widget.seeds_button.click()
     assert "no seeds are chosen" in widget.status.text()

@@ -67,12 +67,12 @@ def test_a_session_opens_with_everything_in_it(
 ) -> None:
     viewer = make_napari_viewer_proxy()
     layers = viewer.open(str(finished), plugin=PLUGIN)
-    assert [layer.name for layer in layers][-2:] == ["cells", "accepted outlines"]
+    assert [layer.name for layer in layers][-2:] == ["cells", "outlines"]
     assert {metadata_of(layer)["session"] for layer in layers} == {str(finished)}
     assert viewer.dims.range[0][:2] == (0, 199)
     features = viewer.layers["cells"].features
-    scores = ["snr", "spatial_correlation", "accepted", "f0_floored"]
-    assert list(features) == ["index", "cell_id", *scores]
+    scores, decided = ["snr", "spatial_correlation", "size"], ["accepted", "reason", "choice"]
+    assert list(features) == ["index", "cell_id", *scores, *decided, "f0_floored"]
 
 
 def test_a_zarr_that_is_no_session_is_a_movie(

@@ -81,10 +81,10 @@ def test_a_recording_is_analysed_from_the_forms(
         "correlation",
         "max correlation",
         "cells",
-        "accepted outlines",
+        "outlines",
     ]
     visible = [layer.name for layer in viewer.layers if layer.visible]
-    assert visible == ["corrected", "cells", "accepted outlines"]
+    assert visible == ["corrected", "cells", "outlines"]
     assert "tensorflow" not in sys.modules
     # the same run headless: the same recipe gives the same arrays
     for name in ("motion_correction/frames", "source_extraction/traces", "dff/traces"):
@@ -234,11 +234,9 @@ def test_a_new_run_renews_the_layers_and_names_what_is_outdated(
     qtbot: Any, viewer: Any, movie_path: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "s.zarr"
-    run(
-        path,
-        [movie_path],
-        recipe=Recipe({"import": {"frame_rate": 10.0}, "source_extraction": SOFT}),
-    )
+    tables = {"import": {"frame_rate": 10.0}, "source_extraction": SOFT}
+    tables["component_evaluation"] = {"classifier": "off"}  # no TensorFlow beside OpenGL
+    run(path, [movie_path], recipe=Recipe(tables))
     viewer.open(str(path), plugin=PLUGIN)
     cells = shown_layer(viewer, path, "cells")
     cells.opacity = 0.9
@@ -249,12 +247,12 @@ def test_a_new_run_renews_the_layers_and_names_what_is_outdated(
     assert metadata_of(cells)["digest"] != old
     assert cells.opacity == 0.9
     assert list(cells.features) == ["index", "cell_id"]
-    assert shown_layer(viewer, path, "accepted outlines") is None
+    assert shown_layer(viewer, path, "outlines") is None
     outdated = [stage.name for stage in outdated_stages(Session(path))]
     assert outdated == ["component_evaluation", "dff"]
     assert widget.status.text().endswith("changed: Component evaluation, dF/F.")
     assert finish(qtbot, form(viewer, "Component evaluation"))["state"] == "done"
-    assert shown_layer(viewer, path, "accepted outlines") is not None
+    assert shown_layer(viewer, path, "outlines") is not None
     assert finish(qtbot, widget)["stages"][-1]["skipped"]
     assert widget.status.text().startswith("Done before with these parameters")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,10 @@ import zarr
 from qtpy.QtCore import QPoint, Qt
 
 from napari_calcium.io.session import Session
+from napari_calcium.napari import traces
 from napari_calcium.napari.cell_traces import read_cell
+from napari_calcium.napari.decisions import decisions_of
+from napari_calcium.napari.layers import KEY, metadata_of
 from napari_calcium.napari.traces import CURVES, HINT
 
 PLUGIN = "napari-calcium"
@@ -91,13 +95,79 @@ def test_plots_that_appear_fill_the_dock(
 
 
 def test_the_outline_of_the_cell_is_marked(viewer: Any, dock: Any, session: Session) -> None:
-    outlines = viewer.layers["accepted outlines"]
+    outlines = viewer.layers["outlines"]
     before = outlines.edge_color.copy()
     for row in (1, 0):
         viewer.layers["cells"].selected_label = int(outlines.features["cell_id"][row]) + 1
         changed = np.flatnonzero((outlines.edge_color != before).any(axis=1))
         np.testing.assert_array_equal(changed, [row])
         np.testing.assert_array_equal(outlines.edge_color[row], [1, 1, 1, 1])
+
+
+def test_outlines_that_nobody_looks_at_are_in_the_colours_of_the_decision(
+    viewer: Any, dock: Any, session: Session
+) -> None:
+    outlines = viewer.layers["outlines"]
+    before = outlines.edge_color.copy()
+    viewer.layers["cells"].selected_label = int(outlines.features["cell_id"][1]) + 1
+    viewer.layers.remove("cells")
+    np.testing.assert_array_equal(outlines.edge_color, before)
+
+
+def test_a_click_on_a_rejected_cell_says_why_it_was_rejected(
+    viewer: Any, dock: Any, session: Session
+) -> None:
+    decisions = decisions_of(viewer, str(session.path))
+    row = int(np.flatnonzero(~decisions.accepted)[0])
+    viewer.layers["cells"].selected_label = int(decisions.cell_id[row]) + 1
+    assert dock.title == f"cell {decisions.cell_id[row]}, {decisions.why(row)}"
+    assert ", rejected: " in dock.title
+    tip = dock._title.toolTip()
+    assert tip.startswith(dock.title + "\nTrace SNR ")
+    assert f"Spatial correlation {decisions.quality.spatial_correlation[row]:.3g}" in tip
+
+
+def test_the_title_follows_the_thresholds_and_nothing_is_read_for_it(
+    qtbot: Any, viewer: Any, dock: Any, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def reading(*arguments: Any) -> Any:
+        read.append(arguments[1])
+        return read_cell(*arguments)
+
+    monkeypatch.setattr(traces, "read_cell", reading)
+    decisions = decisions_of(viewer, str(session.path))
+    best = int(np.argmax(decisions.quality.snr))
+    cell_id = int(decisions.cell_id[best])
+    viewer.layers["cells"].selected_label = cell_id + 1
+    before = len(read)
+    assert before >= 1
+    assert ", accepted: " in dock.title
+    for snr_lower in (2.0, 5.0, 1e3):
+        parameters = replace(decisions.parameters, snr_lower=snr_lower, snr_upper=2e3)
+        decisions.set_parameters(parameters)
+        assert dock.title == f"cell {cell_id}, {decisions.why(best)}"
+    assert "is not above 1000" in dock.title
+    qtbot.wait(300)
+    assert not viewer.layers["cells"].features["accepted"].any()
+    np.testing.assert_array_equal(dock.curves["raw"].getOriginalDataset()[1], dock.cell.raw)
+    assert len(read) == before
+
+
+def test_a_cell_is_read_again_where_its_session_was_computed_anew(
+    viewer: Any, dock: Any, session: Session
+) -> None:
+    cells = viewer.layers["cells"]
+    cells.selected_label = int(session.read("source_extraction/cell_id")[1]) + 1
+    shown = dock.cell
+    cells.features = cells.features
+    assert dock.cell is shown
+    about = metadata_of(cells)
+    cells.metadata = {**cells.metadata, KEY: {**about, "digest": "another"}}
+    cells.features = cells.features
+    assert dock.cell is not shown
+    np.testing.assert_array_equal(dock.cell.raw, shown.raw)
 
 
 def test_a_drag_shows_no_cell_and_a_click_beside_keeps_it(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from napari_calcium.io.export import KINDS, kind_of_change
 from napari_calcium.io.session import Session
-from napari_calcium.napari.layers import of_these_cells
+from napari_calcium.napari.decided import of_these_cells, read_decided
 
 __all__ = ["CellTraces", "read_cell"]
 
@@ -24,8 +24,8 @@ class CellTraces:
 
     Parameters
     ----------
-    title : str
-        The cell, its scores, the decision, and whether its F0 was floored.
+    name : str
+        What the cell is called.
     seconds : ndarray (time,)
         Time of each frame, s.
     raw, denoised : ndarray (time,)
@@ -46,9 +46,11 @@ class CellTraces:
         Whether `dff` and `fluorescence` have their noise.
     floored : bool
         Whether F0 was raised to its floor in any frame: the change is not to be trusted.
+    decision : str
+        Why it is accepted or rejected; "" where nobody has decided.
     """
 
-    title: str
+    name: str
     seconds: NDArray[np.float64]
     raw: Floats
     denoised: Floats
@@ -59,6 +61,13 @@ class CellTraces:
     dff_kind: str = "dff"
     output: str = "raw"
     floored: bool = False
+    decision: str = ""
+
+    @property
+    def title(self) -> str:
+        """The cell, what is decided of it and why, and whether its F0 was floored."""
+        said = (self.name, self.decision, "F0 floored" if self.floored else "")
+        return ", ".join(each for each in said if each)
 
     @property
     def dff_units(self) -> str:
@@ -75,7 +84,7 @@ class CellTraces:
         }
 
 
-def read_cell(session: Session, cell_id: int) -> CellTraces | None:
+def read_cell(session: Session, cell_id: int, decision: str | None = None) -> CellTraces | None:
     """Read one cell, and no other, from a session.
 
     Parameters
@@ -84,6 +93,8 @@ def read_cell(session: Session, cell_id: int) -> CellTraces | None:
         A session whose cells were found.
     cell_id : int
         Identity of the cell.
+    decision : str, optional
+        Why it is accepted or rejected, where that is known; else it is read, too.
 
     Returns
     -------
@@ -97,14 +108,14 @@ def read_cell(session: Session, cell_id: int) -> CellTraces | None:
         return None
     row = int(rows[0])
     denoised = _row(session, "source_extraction/traces", row)
-    change = _change(session, row)
     return CellTraces(
-        title=_title(session, cell_id, row) + (", F0 floored" if change.get("floored") else ""),
+        name=f"cell {cell_id}",
         seconds=np.arange(len(denoised)) / session.frame_rate,
         raw=denoised + _row(session, "source_extraction/residuals", row),
         denoised=denoised,
         deconvolved=_row(session, "source_extraction/deconvolved", row),
-        **change,
+        decision=_decision(session, row) if decision is None else decision,
+        **_change(session, row),
     )
 
 
@@ -128,13 +139,7 @@ def _row(session: Session, name: str, row: int) -> Floats:
     return np.asarray(session.array(name)[row], np.float32)
 
 
-def _title(session: Session, cell_id: int, row: int) -> str:
-    title = f"cell {cell_id}"
-    if of_these_cells(session, "component_evaluation"):
-        scores: dict[str, Any] = {
-            name: session.array(f"component_evaluation/{name}")[row]
-            for name in ("snr", "spatial_correlation", "accepted")
-        }
-        decision = "accepted" if scores["accepted"] else "rejected"
-        title += f", SNR {scores['snr']:.1f}, r {scores['spatial_correlation']:.2f}, {decision}"
-    return title
+def _decision(session: Session, row: int) -> str:
+    """Say why a cell is accepted or rejected, as the session has it."""
+    decided = read_decided(session)
+    return "" if decided is None else decided.why(row)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
@@ -14,13 +15,14 @@ from skimage.measure import find_contours
 from napari_calcium.footprints import cropped
 from napari_calcium.io.recording import Recording
 from napari_calcium.io.session import Session
+from napari_calcium.napari.decided import Decided, label_colormap, of_these_cells, read_decided
 
 __all__ = [
-    "ACCEPTED_OUTLINES",
     "CELLS",
     "IMAGES",
     "KEY",
     "MOVIES",
+    "OUTLINES",
     "LayerData",
     "cells_preview_layer",
     "contrast_limits",
@@ -44,7 +46,7 @@ KEY = "napari_calcium"
 
 CELLS = "cells"
 CELLS_PREVIEW, CELLS_PREVIEW_COLOUR = "preview of cells", "#ff5fd2"
-ACCEPTED_OUTLINES = "accepted outlines"
+OUTLINES = "outlines"
 RECORDING = "movie/frames"
 MOVIES = {RECORDING: "recording", "motion_correction/frames": "corrected"}
 SUMMARY_IMAGES = {
@@ -65,6 +67,9 @@ LABEL_LEVEL = 0.2
 
 OUTLINE_LEVEL = 0.25
 """Weight at which a footprint is outlined, as a fraction of its largest."""
+
+LEFT_OUT = 0.2
+"""How far an outline may be from where it would be with all its vertices, px."""
 
 THINNEST, FIELD_IN_LINES = 0.4, 500
 """Least width of an outline, px, and how many outlines side by side fill the field."""
@@ -116,14 +121,6 @@ def contrast_limits(pixels: Any) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = (float(value) for value in np.percentile(finite, (DARKEST, BRIGHTEST)))
     return (low, high) if low < high else (low, low + 1)
-
-
-def of_these_cells(session: Session, group: str) -> bool:
-    """Whether a stage's results are of the cells that the session holds, as it is marked, now."""
-    cells, record = session.record("source_extraction"), session.record(group)
-    if cells is None or record is None or not session.heeds(record):
-        return False
-    return record.inputs.get("source_extraction") == cells.digest
 
 
 def label_image(
@@ -266,7 +263,7 @@ def layer_digests(session: Session) -> dict[str, str]:
     digests[CELLS] = _digest(session, "source_extraction")
     if of_these_cells(session, "component_evaluation"):
         digests[CELLS] += _digest(session, "component_evaluation")
-        digests[ACCEPTED_OUTLINES] = digests[CELLS]
+        digests[OUTLINES] = digests[CELLS]
     if of_these_cells(session, "dff"):
         digests[CELLS] += _digest(session, "dff")
     return {name: digest for name, digest in digests.items() if digest}
@@ -339,10 +336,12 @@ def _image(
 
 
 def _labels(session: Session, about: Mapping[str, Any]) -> LayerData:
-    features = _features(session)
+    decided = read_decided(session)
+    features = _features(session, decided)
     attributes = {
         "name": CELLS,
         "features": features,
+        "colormap": label_colormap(features["index"], decided.colours() if decided else None),
         "opacity": 0.35,
         "metadata": {KEY: dict(about)},
     }
@@ -353,30 +352,29 @@ def _labels(session: Session, about: Mapping[str, Any]) -> LayerData:
     )
 
 
-def _features(session: Session) -> Features:
+def _features(session: Session, decided: Decided | None) -> Features:
     """Return the table of cells that napari shows under the pointer, by column."""
     cell_id = session.read("source_extraction/cell_id")
     table: Features = {"index": cell_id + 1, "cell_id": cell_id}
-    if of_these_cells(session, "component_evaluation"):
-        quality = session.quality()
-        for name in ("snr", "spatial_correlation", "accepted"):
-            table[name] = getattr(quality, name)
+    if decided is not None:
+        table |= decided.features()
     if of_these_cells(session, "dff"):
         table["f0_floored"] = session.read("dff/floored")
     return table
 
 
 def _outlines_layer(session: Session, about: Mapping[str, Any]) -> LayerData:
-    cells = np.flatnonzero(session.read("component_evaluation/accepted"))
-    polygons = outlines(session.footprints()[:, cells], _field(session))
+    decided = read_decided(session)
+    assert decided is not None
+    polygons = outlines(session.footprints(), _field(session))
     drawn = [index for index, polygon in enumerate(polygons) if len(polygon) > 2]
     attributes = {
-        "name": ACCEPTED_OUTLINES,
+        "name": OUTLINES,
         "shape_type": "path",  # napari takes 10 ms to triangulate the face of each polygon
-        "edge_color": "#ffd84d",
+        "edge_color": decided.colours()[drawn],
         "edge_width": max(THINNEST, max(_field(session)) / FIELD_IN_LINES),
         "opacity": 0.9,
-        "features": {"cell_id": session.read("source_extraction/cell_id")[cells[drawn]]},
+        "features": {"cell_id": decided.cell_id[drawn]},
         "metadata": {KEY: dict(about)},
     }
     closed = [np.vstack((polygons[index], polygons[index][:1])) for index in drawn]
@@ -394,8 +392,9 @@ def _outline(footprints: sp.csc_array, shape: tuple[int, int], index: int) -> ND
         return np.zeros((0, 2))
     padded = np.pad(image, 1)  # so that a contour closes at the field's border
     contours = find_contours(padded, OUTLINE_LEVEL * float(image.max()))
-    longest = np.asarray(max(contours, key=len), np.float64)
-    polygon: NDArray[np.float64] = longest[:-1] - 1 + (box[0].start, box[1].start)
+    longest = np.asarray(max(contours, key=len)[:-1, None], np.float32)
+    needed = cv2.approxPolyDP(longest, LEFT_OUT, closed=True)[:, 0].astype(np.float64)
+    polygon: NDArray[np.float64] = needed - 1 + (box[0].start, box[1].start)
     inside: NDArray[np.float64] = polygon.clip(-0.5, np.asarray(shape) - 0.5)
     return inside
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from napari.utils.notifications import show_error
@@ -28,6 +29,7 @@ __all__ = [
     "PreviewRequest",
     "Request",
     "Runner",
+    "Writer",
     "progress_text",
     "runner_of",
 ]
@@ -36,6 +38,9 @@ T = TypeVar("T")
 
 MILLISECONDS_BETWEEN_POLLS = 50
 ENDINGS = ("done", "refused", "failed", "died", "cancelled")
+
+LONGEST_WRITE = 5.0
+"""How long a run waits for what is being written to a session, s."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,46 @@ AnyRequest = Request | PreviewRequest | ExtractionPreviewRequest
 """A run, which changes a session, or a preview, which changes none."""
 
 
+class Writer:
+    """Writes small things to sessions, in a thread and in turn, and not while a run is at work."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._held: list[tuple[Future[Any], Callable[[], Any]]] | None = None
+        self._last: Future[Any] | None = None
+
+    def write(self, function: Callable[[], T]) -> Future[T]:
+        """Call a function in the thread, after `release` if `hold` was called."""
+        future: Future[T] = Future()
+        if self._held is not None:
+            self._held.append((future, function))
+        else:
+            self._last = self._thread.submit(_fulfil, future, function)
+        return future
+
+    def hold(self) -> None:
+        """Keep what comes from now on, when all that came before is written."""
+        if self._last is not None:
+            wait([self._last], LONGEST_WRITE)
+        self._held = []
+
+    def release(self) -> None:
+        """Write what was kept."""
+        held, self._held = self._held or [], None
+        for future, function in held:
+            self._last = self._thread.submit(_fulfil, future, function)
+
+
+def _fulfil(future: Future[T], function: Callable[[], T]) -> None:
+    """Call a function, and have a future tell what came of it."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except Exception as error:  # noqa: BLE001 - whoever asks the future is told
+        future.set_exception(error)
+
+
 class Runner(QObject):  # type: ignore[misc]
     """The worker of one viewer, and the run it is at.
 
@@ -115,11 +160,18 @@ class Runner(QObject):  # type: ignore[misc]
         self._viewer = viewer
         self._stage, self._since = "", 0.0
         self._threads = ThreadPoolExecutor(1)
+        self._writer, self._notes = Writer(), Writer()
         self._ending: tuple[dict[str, Any], Future[Changes | None]] | None = None
         self._timer = QTimer(self)
         self._timer.setInterval(MILLISECONDS_BETWEEN_POLLS)
         self._timer.timeout.connect(self._poll)
-        parent.destroyed.connect(self.worker.close)
+        worker, writer = self.worker, self._writer
+
+        def leave() -> None:
+            worker.close()
+            writer.release()
+
+        parent.destroyed.connect(leave)
 
     @property
     def busy(self) -> bool:
@@ -141,12 +193,21 @@ class Runner(QObject):  # type: ignore[misc]
         """Call a function in a thread, one after the other."""
         return self._threads.submit(function, *arguments)
 
+    def write(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Call a function that changes results, in a thread, when no run is at work."""
+        return self._writer.write(partial(function, *arguments))
+
+    def note(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Call a function that changes what no run touches, in a thread, one after the other."""
+        return self._notes.write(partial(function, *arguments))
+
     def start(self, request: AnyRequest) -> None:
         """Begin a run or a preview; does nothing while another one goes on."""
         if self.busy:
             return
         self.request = request
         self._stage = ""
+        self._writer.hold()
         self.worker.request(request.message())
         self._timer.start()
         self._threads.submit(warm_up)
@@ -184,7 +245,7 @@ class Runner(QObject):  # type: ignore[misc]
         if not isinstance(self.request, Request):  # a preview, which changed no session
             self._timer.stop()
             self.request = None
-            self.ended.emit(answer)
+            self._tell(answer)
             return
         session = self.request.session
         shown = shown_digests(self._viewer, session)
@@ -200,7 +261,13 @@ class Runner(QObject):  # type: ignore[misc]
             if answer["state"] == "done" and isinstance(request, Request) and request.sources:
                 hide_recording(self._viewer, list(request.sources))
         finally:
-            self.ended.emit(answer)
+            self._tell(answer)
+
+    def _tell(self, answer: dict[str, Any]) -> None:
+        """Tell that a run is over, and write what had to wait for it."""
+        self.ended.emit(answer)
+        if not self.busy:
+            self._writer.release()
 
 
 def runner_of(viewer: Any) -> Runner:

@@ -12,6 +12,7 @@ from napari_calcium.errors import InputError
 from napari_calcium.io.session import Session
 from napari_calcium.io.tiff import EXTENSIONS
 from napari_calcium.napari.dff_widget import DffWidget
+from napari_calcium.napari.evaluation_widget import ComponentEvaluationWidget
 from napari_calcium.napari.extraction_widget import SourceExtractionWidget
 from napari_calcium.napari.layers import metadata_of
 from napari_calcium.napari.motion_widget import MotionCorrectionWidget
@@ -93,12 +94,6 @@ class SummaryImagesWidget(StageWidget):
     """The form of the summary images."""
 
     stage = stage_named("summary_images")
-
-
-class ComponentEvaluationWidget(StageWidget):
-    """The form of component evaluation."""
-
-    stage = stage_named("component_evaluation")
 
 
 def new_session_path(sources: list[str]) -> str:

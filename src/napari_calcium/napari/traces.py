@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pyqtgraph as pg
 from napari.settings import get_settings
 from qtpy.QtCore import QTimer
@@ -16,14 +15,13 @@ from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QSizePolicy, QVBoxLay
 from napari_calcium.io.export import KINDS, kind_of_change
 from napari_calcium.io.session import Session
 from napari_calcium.napari.cell_traces import CellTraces, read_cell
+from napari_calcium.napari.decisions import Decisions, decisions_of
 from napari_calcium.napari.docking import put_at_bottom
-from napari_calcium.napari.layers import ACCEPTED_OUTLINES, CELLS, metadata_of
+from napari_calcium.napari.layers import CELLS, metadata_of
 from napari_calcium.napari.time_plots import TimePlots
-from napari_calcium.napari.viewing import shown_layer
 
 __all__ = ["CURVES", "Curve", "TracesWidget"]
 
-MARK = (1.0, 1.0, 1.0, 1.0)
 PIXELS_OF_A_CLICK = 3
 HINT = "Click on a cell to see its traces"
 DOCK = "Traces (napari-calcium)"
@@ -120,7 +118,8 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         self.layer: Any = None
         self.cell_id: int | None = None
         self.cell: CellTraces | None = None
-        self._marked: tuple[Any, int, Any] | None = None
+        self.decisions: Decisions | None = None
+        self._digest = ""
         self._title = QLabel(HINT)
         self._plots = TimePlots(napari_viewer, "", tuple(LABELS.values()), compact=True)
         self.plots, self.cursors = self._plots.plots, self._plots.cursors
@@ -138,11 +137,13 @@ class TracesWidget(QWidget):  # type: ignore[misc]
 
     def show_cell(self, layer: Any, cell_id: int) -> None:
         """Show a cell of a layer of cells; a cell that does not exist clears the plots."""
-        session = Session(metadata_of(layer)["session"])
+        about = metadata_of(layer)
+        session = Session(about["session"])
+        self._digest = about["digest"]
         self.layer, self.cell_id = layer, cell_id
-        self.cell = read_cell(session, cell_id)
+        self._follow(decisions_of(self.viewer, about["session"]))
+        self.cell = read_cell(session, cell_id, self._why())
         self._draw()
-        self._mark()
         if self.cell:
             self._plots.show_span(0, self.cell.seconds[-1])
         self._plots.follow(session.frame_rate)
@@ -163,7 +164,7 @@ class TracesWidget(QWidget):  # type: ignore[misc]
     def _say(self, cell: CellTraces | None) -> None:
         """Write which cell it is, what is known of it, and what its change of fluorescence is."""
         self._title.setText(cell.title if cell else HINT)
-        self._title.setToolTip(cell.title if cell else "")
+        self._title.setToolTip("\n".join((cell.title, self._figures())).strip() if cell else "")
         for name, box in self.boxes.items():
             box.setEnabled(cell is None or getattr(cell, name) is not None)
         self._name_change(cell.dff_kind if cell else "dff")
@@ -175,19 +176,41 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         self.boxes["dff"].setToolTip(CURVES["dff"].tip if kind == "dff" else DETRENDED)
         self._plots.name(CHANGE, KINDS[kind].label)
 
-    def _mark(self) -> None:
-        """Outline the cell in white, and the one before as it was."""
-        if self._marked is not None:
-            _recolour(*self._marked)
-            self._marked = None
-        outlines = None
-        if self.layer is not None:
-            session = metadata_of(self.layer)["session"]
-            outlines = shown_layer(self.viewer, session, ACCEPTED_OUTLINES)
-        if outlines is not None:
-            for row in np.flatnonzero(outlines.features["cell_id"] == self.cell_id):
-                self._marked = outlines, int(row), outlines.edge_color[row].copy()
-                _recolour(outlines, int(row), MARK)
+    def _follow(self, decisions: Decisions | None) -> None:
+        """Hear what is decided of the cells of a session, and have this cell's outline marked."""
+        if decisions is not self.decisions:
+            if self.decisions is not None:
+                self.decisions.changed.disconnect(self._on_decided)
+                self.decisions.mark(())
+            if decisions is not None:
+                decisions.changed.connect(self._on_decided)
+            self.decisions = decisions
+        if decisions is not None and self.cell_id is not None:
+            decisions.mark((self.cell_id,))
+
+    def _row(self) -> int | None:
+        """Return the place of the cell among those that are decided."""
+        if self.decisions is None:
+            return None
+        cells = [int(each) for each in self.decisions.cell_id]
+        return cells.index(self.cell_id) if self.cell_id in cells else None
+
+    def _why(self) -> str | None:
+        """Say why the cell is accepted or rejected, as the layers show it; None if not known."""
+        row = self._row()
+        return None if row is None or self.decisions is None else self.decisions.why(row)
+
+    def _figures(self) -> str:
+        """Say the scores of the cell."""
+        row = self._row()
+        return "" if row is None or self.decisions is None else self.decisions.decided.figures(row)
+
+    def _on_decided(self) -> None:
+        """Say what is decided of the cell now."""
+        why = self._why()
+        if self.cell is not None and why is not None:
+            self.cell = replace(self.cell, decision=why)
+            self._say(self.cell)
 
     def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Go below the canvas, unless the dock was ever put elsewhere."""
@@ -248,24 +271,23 @@ class TracesWidget(QWidget):  # type: ignore[misc]
 
     def _on_inserted(self, event: Any) -> None:
         self._attach(event.value)
-        if metadata_of(event.value).get("layer") == ACCEPTED_OUTLINES:
-            self._marked = None
-            self._mark()
 
     def _on_removed(self, event: Any) -> None:
         if event.value is self.layer:
             self.layer = self.cell_id = self.cell = None
             self._plots.follow(0)
             self._draw()
-            self._mark()
+            self._follow(None)
 
     def _on_selected(self, event: Any) -> None:
         if event.source.selected_label > 0:
             self.show_cell(event.source, int(event.source.selected_label) - 1)
 
     def _on_renewed(self, event: Any) -> None:
-        """Read the cell again where its session was computed anew."""
-        if event.source is self.layer and self.cell_id is not None:
+        """Read the cell again where its session was computed anew, and not where it was judged."""
+        if event.source is not self.layer or self.cell_id is None:
+            return
+        if metadata_of(self.layer)["digest"] != self._digest:
             self.show_cell(self.layer, self.cell_id)
 
     def _on_click(self, viewer: Any, event: Any) -> Iterator[None]:
@@ -306,11 +328,3 @@ def _box(name: str, curve: Curve) -> QCheckBox:
 
 def _pen(name: str) -> Any:
     return pg.mkPen(CURVES[name].colour, width=CURVES[name].width)
-
-
-def _recolour(outlines: Any, row: int, colour: Any) -> None:
-    """Give one outline a colour; nothing where the layer has other outlines by now."""
-    if row < len(outlines.edge_color):
-        colours = outlines.edge_color.copy()
-        colours[row] = colour
-        outlines.edge_color = colours

@@ -39,6 +39,7 @@ __all__ = [
     "preview_of",
     "show_cells_preview",
     "show_changes",
+    "show_colormap",
     "show_preview",
     "shown_digests",
     "shown_layer",
@@ -280,6 +281,15 @@ def _renew(viewer: Any, layer: Any, layer_data: LayerData) -> None:
         moved = np.subtract(attributes["translate"], metadata_of(layer)["translate"])
         layer.translate = layer.translate + moved
     layer.metadata = {**layer.metadata, **attributes["metadata"]}
+    if kind == "labels":
+        show_colormap(layer, attributes["colormap"])
     for name in ("contrast_limits", "features"):
         if name in attributes:
             setattr(layer, name, attributes[name])
+
+
+def show_colormap(layer: Any, colormap: Any) -> None:
+    """Give a Labels layer a colormap; the label that is selected stays so, and nobody is told."""
+    colormap.use_selection, colormap.selection = layer.show_selected_label, layer.selected_label
+    with layer.events.selected_label.blocker():
+        layer.colormap = colormap
