@@ -17,6 +17,8 @@ from napari_calcium.evaluation.classifier import SHIPPED, check_classifier, cnn_
 from napari_calcium.evaluation.crops import SIDE
 from napari_calcium.evaluation.network import build_network, import_keras, save_model
 
+pytestmark = pytest.mark.tensorflow
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 SHAPE = (137, 153)

@@ -17,6 +17,8 @@ from napari_calcium.evaluation import forward
 from napari_calcium.evaluation.forward import UnknownLayerError, read_forward
 from napari_calcium.evaluation.network import import_keras
 
+pytestmark = pytest.mark.tensorflow
+
 SINGLE_PRECISION = 1e-5
 """Sums of some thousand products of single precision, in another order."""
 

@@ -13,6 +13,8 @@ from napari_calcium.evaluation import network
 from napari_calcium.evaluation.crops import SIDE
 from napari_calcium.evaluation.examples import Examples
 
+pytestmark = pytest.mark.tensorflow
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 

@@ -20,7 +20,6 @@ FRAME_RATE = 10.0
 CENTRES = [(9, 12), (12, 38), (27, 17), (26, 42)]
 SOFT = {
     "source_extraction": {"cell_radius": 4.0, "threshold": 8.0, "patch_size": 64},
-    "component_evaluation": {"classifier": "off"},  # TensorFlow and OpenGL crash in one process
 }
 
 

@@ -26,6 +26,8 @@ from napari_calcium.napari.decided import COLOURS
 from napari_calcium.napari.evaluation_widget import GROUPS, RUN_FIRST, ComponentEvaluationWidget
 from napari_calcium.napari.stage_widget import ComponentEvaluationWidget as Exported
 from napari_calcium.napari.viewing import shown_layer
+from napari_calcium.pipeline.recipe import Recipe
+from napari_calcium.pipeline.run import run
 from napari_calcium.pipeline.stages import stage_named
 
 PLUGIN = "napari-calcium"
@@ -288,6 +290,7 @@ def test_reset_takes_the_defaults_of_the_thresholds_alone(
 ) -> None:
     widget = form(viewer, path)
     widget.form.fields["decay_time"].value = 0.9
+    widget.form.fields["classifier"].value = "off"
     widget.decisions.set_parameters(replace(widget.decisions.parameters, snr_upper=7.0))
     assert widget.form.values()["snr_upper"] == 7.0
     widget.reset_button.click()
@@ -353,6 +356,8 @@ def test_before_anything_is_opened_it_says_so(viewer: Any) -> None:
 
 
 def test_why_the_classifier_was_not_asked_is_said(viewer: Any, path: Path) -> None:
+    recipe = Recipe.of_session(Session(path)).with_value(f"{GROUP}.classifier", "off")
+    run(path, recipe=recipe, until=GROUP)
     widget = form(viewer, path)
     assert widget.note.text() == "The classifier was not asked: classifier is off."
     assert widget.histograms.histograms["cnn_probability"].counts == "not asked"

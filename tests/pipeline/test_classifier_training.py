@@ -23,6 +23,8 @@ from napari_calcium.pipeline.classifier_training import (
 )
 from napari_calcium.pipeline.run import Progress
 
+pytestmark = pytest.mark.tensorflow
+
 RECORDINGS = ("a", "b", "c", "d")
 
 
@@ -124,13 +126,14 @@ def test_no_recording_is_in_two_parts(once: Training) -> None:
 
 
 def test_the_figures_are_those_of_the_stored_model(once: Training) -> None:
-    """Asked as evaluation asks it, of the drawings in a field as large as their crop."""
+    """Asked as evaluation asks it, of the drawings in a field larger than their crop."""
     figures = once.card["figures"]
     assert set(figures) == {"simulated", "real", "real_found"}
     counts = {name: (part["n_cells"], part["n_others"]) for name, part in figures.items()}
     assert counts == {"simulated": (4, 4), "real": (4, 4), "real_found": (2, 4)}
-    columns = sp.csc_array(drawn(1000).crops.reshape(8, -1).T)
-    found = cnn_probability(columns, (SIDE, SIDE), RADIUS, str(once.output))
+    fields = np.pad(drawn(1000).crops, ((0, 0), (3, 3), (5, 5)))
+    columns = sp.csc_array(fields.reshape(8, -1).T)
+    found = cnn_probability(columns, fields.shape[1:], RADIUS, str(once.output))
     kinds = figures["simulated"]["kinds"]
     # to 0.05: the drawings are cut out again, around their weighted centroid
     assert kinds["soma"]["mean_of_cells"] == pytest.approx(found[:4].mean(), abs=0.05)
