@@ -290,9 +290,9 @@ def test_reset_takes_the_defaults_of_the_thresholds_alone(
 ) -> None:
     widget = form(viewer, path)
     widget.form.fields["decay_time"].value = 0.9
-    widget.form.fields["classifier"].value = "off"
     widget.decisions.set_parameters(replace(widget.decisions.parameters, snr_upper=7.0))
     assert widget.form.values()["snr_upper"] == 7.0
+    widget.form.fields["classifier"].value = "off"
     widget.reset_button.click()
     qtbot.waitUntil(lambda: widget.decisions.parameters.snr_upper == 2.5, timeout=2000)
     assert widget.form.values()["decay_time"] == 0.9
