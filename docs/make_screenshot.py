@@ -1,4 +1,4 @@
-"""Make ``images/window.png`` and ``images/traces.png``: the sample analysed, and one cell's traces.
+"""Make ``images/window.png``, ``traces.png`` and ``evaluation.png`` of the analysed sample.
 
 Without a screen: ``xvfb-run -a -s "-screen 0 1600x1000x24" python docs/make_screenshot.py``.
 """
@@ -6,9 +6,11 @@ Without a screen: ``xvfb-run -a -s "-screen 0 1600x1000x24" python docs/make_scr
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from napari.viewer import Viewer
 from qtpy.QtTest import QTest
 
@@ -52,6 +54,29 @@ def save_traces(viewer: Any, path: Path) -> None:
     dock.grab().save(str(path))
 
 
+def evaluation_window(session: Path) -> Any:
+    """Return a viewer in which strict thresholds are tried, and a rejected cell is looked at."""
+    viewer = Viewer(show_welcome_screen=False)
+    viewer.window.resize(*SIZE)
+    viewer.open(str(session), plugin=PLUGIN)
+    _, form = viewer.window.add_plugin_dock_widget(PLUGIN, "Component evaluation")
+    _, listed = viewer.window.add_plugin_dock_widget(PLUGIN, "Cells")
+    put_at_bottom(listed)
+    QTest.qWait(1000)
+    decisions = form.decisions
+    strict = {"snr_upper": 6.0, "snr_lower": 3.0, "correlation_upper": 0.96}
+    decisions.set_parameters(replace(decisions.parameters, **strict))
+    rejected = int(decisions.cell_id[np.flatnonzero(~decisions.accepted)[-1]])
+    cells = viewer.layers["cells"]
+    viewer.layers["mean"].visible = True
+    viewer.layers.selection = {cells}
+    QTest.qWait(500)
+    viewer.reset_view(margin=0.02)
+    listed.show_cell(cells, rejected)
+    QTest.qWait(2000)
+    return viewer
+
+
 def make_screenshots(images: Path) -> None:
     """Analyse the sample in a temporary folder and write the pictures."""
     images.mkdir(exist_ok=True)
@@ -62,6 +87,9 @@ def make_screenshots(images: Path) -> None:
         viewer = window(session)
         viewer.window.screenshot(str(images / "window.png"), canvas_only=False, flash=False)
         save_traces(viewer, images / "traces.png")
+        viewer.close()
+        viewer = evaluation_window(session)
+        viewer.window.screenshot(str(images / "evaluation.png"), canvas_only=False, flash=False)
         viewer.close()
 
 

@@ -71,6 +71,10 @@ def _decision(value: Any) -> str:
     return "" if _missing(value) else WORDS.get(value, str(value))
 
 
+def _floored(value: Any) -> str:
+    return "" if _missing(value) or not value else "floored"
+
+
 def _missing(value: Any) -> bool:
     """Whether a value is None or NaN."""
     return value is None or value != value
@@ -114,7 +118,7 @@ COLUMNS: dict[str, Column] = {
     "choice": Column("by hand", "What a person chose, which counts more", _decision, False),
     "reason": Column("reason", "Why the scores reject it", _text, False),
     "f0_floored": Column(
-        "F0", "Floored: F0 was raised to its floor, so dF/F is not to be trusted", _text, False
+        "F0", "Floored: F0 was raised to its floor, so dF/F is not to be trusted", _floored, False
     ),
 }
 """The features that have a column, by name."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import Qt
+from typing import Any
+
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
-__all__ = ["dock_of", "put_at_bottom", "stack"]
+__all__ = ["dock_of", "put_at_bottom", "shrink", "stack", "window_size"]
 
 
 def dock_of(widget: QWidget) -> QDockWidget | None:
@@ -28,6 +30,26 @@ def stack(widget: QWidget, kind: type[QWidget]) -> None:
     if others and not any(other in tabs for other in others):  # twice would part it from its tabs
         window.tabifyDockWidget(others[0], dock)
     dock.raise_()
+
+
+def window_size(viewer: Any) -> QSize:
+    """Return how large a viewer's window is."""
+    viewer = getattr(viewer, "__wrapped__", viewer)  # napari hands plugins a proxy
+    size: QSize = viewer.window._qt_window.size()
+    return size
+
+
+def shrink(widget: QWidget, size: QSize) -> None:
+    """Make a widget's window no larger than it was before its dock had made it so.
+
+    Qt makes room for a dock as soon as it is added, and gives none back when it becomes a tab.
+    """
+    dock = dock_of(widget)
+    if dock is None or dock.isFloating():
+        return
+    window = dock.parentWidget()
+    if not (window.isMaximized() or window.isFullScreen()):
+        window.resize(window.size().boundedTo(size))
 
 
 def put_at_bottom(widget: QWidget) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from napari.utils.notifications import show_warning
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
     QLabel,
@@ -41,6 +41,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 RUN_FIRST = "Run to score the cells."
 NONE_ACCEPTED = "No cell is accepted; lower the thresholds."
+
+LINES = 4
+"""Of the counts: so many have room, and nothing moves while a line is dragged."""
 
 MILLISECONDS_TO_DECIDE, MILLISECONDS_TO_STORE = 30, 600
 """From a change in the form to its effect: fields come one by one, and digits, too."""
@@ -167,11 +170,20 @@ class ComponentEvaluationWidget(StageWidget):
             if self._shown != decisions.decided.scores:
                 self._shown = decisions.decided.scores
                 self.histograms.show(decisions.quality)
-                self.histograms.setMinimumHeight(self.histograms.minimumSizeHint().height())
+                QTimer.singleShot(0, self._give_room)
             self._show_thresholds(decisions.parameters)
             self.counts.setText(_counted(decisions))
             self.rejected_box.setChecked(decisions.shows_rejected)
         self._say_note()
+
+    def _give_room(self) -> None:
+        """Keep the histograms as high as they must be, which is known once they are laid out."""
+        self.histograms.setMinimumHeight(self.histograms.layout().minimumSize().height())
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Give the histograms their room."""
+        super().showEvent(event)
+        QTimer.singleShot(0, self._give_room)
 
     def _show_thresholds(self, parameters: ComponentEvaluationParameters) -> None:
         """Show thresholds that did not come from this form."""
@@ -238,6 +250,8 @@ class ComponentEvaluationWidget(StageWidget):
         self.histograms = ScoreHistograms(self.viewer)
         self.histograms.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)
         self.counts, self.note = wrapped(RUN_FIRST), wrapped("")
+        self.counts.setMinimumHeight(LINES * self.counts.fontMetrics().lineSpacing())
+        self.counts.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
         self.rejected_box = QCheckBox("Show rejected")
         self.rejected_box.setToolTip("Show rejected cells in the layers of cells and of outlines")
         self.rejected_box.setChecked(True)

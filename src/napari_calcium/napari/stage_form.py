@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 
 from napari_calcium.errors import InputError
 from napari_calcium.io.session import Session
-from napari_calcium.napari.docking import stack
+from napari_calcium.napari.docking import shrink, stack, window_size
 from napari_calcium.napari.form import ParametersForm
 from napari_calcium.napari.layers import metadata_of
 from napari_calcium.napari.runner import AnyRequest, Request, progress_text, runner_of
@@ -61,6 +61,7 @@ class StageWidget(QWidget):  # type: ignore[misc]
         self.progress_bar = QProgressBar()
         self.status = wrapped("")
         self._mine = self._placed = False
+        self._window_size = window_size(napari_viewer)
         self._marked = ""
         self._lay_out()
         self._connect()
@@ -115,6 +116,7 @@ class StageWidget(QWidget):  # type: ignore[misc]
 
     def _place(self) -> None:
         stack(self, StageWidget)
+        QTimer.singleShot(0, lambda: shrink(self, self._window_size))
 
     def show_recorded(self) -> None:
         """Show the parameters with which this stage of the session was run, if it was."""
