@@ -60,8 +60,11 @@ class StageWidget(QWidget):  # type: ignore[misc]
         self.cancel_button = QPushButton("Cancel")
         self.progress_bar = QProgressBar()
         self.status = wrapped("")
-        self._mine = self._placed = False
+        self._mine = self._placed = self._settled = False
         self._window_size = window_size(napari_viewer)
+        for other in self.runner.parent().findChildren(StageWidget):
+            if not other._settled:  # opened at the same time, and perhaps has made it larger
+                self._window_size = self._window_size.boundedTo(other._window_size)
         self._marked = ""
         self._lay_out()
         self._connect()
@@ -116,7 +119,12 @@ class StageWidget(QWidget):  # type: ignore[misc]
 
     def _place(self) -> None:
         stack(self, StageWidget)
-        QTimer.singleShot(0, lambda: shrink(self, self._window_size))
+        QTimer.singleShot(0, self._settle)
+
+    def _settle(self) -> None:
+        """Leave the window as large as it was before this form."""
+        shrink(self, self._window_size)
+        self._settled = True
 
     def show_recorded(self) -> None:
         """Show the parameters with which this stage of the session was run, if it was."""
