@@ -43,7 +43,6 @@ from napari_calcium.io.regions import read_regions
 from napari_calcium.io.session import Session, frames_layout
 from napari_calcium.motion.correction import apply_shifts
 from napari_calcium.movie import Movie
-from napari_calcium.pipeline.demo import DemoReport, run_demo
 from napari_calcium.pipeline.classifier_training import (
     HELD_OUT,
     N_MOVIES,
@@ -51,6 +50,7 @@ from napari_calcium.pipeline.classifier_training import (
     report_text,
     train_classifier,
 )
+from napari_calcium.pipeline.demo import DemoReport, run_demo
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.run import Progress, RunReport, run, save_movie
 from napari_calcium.pipeline.stages import STAGES, stage_named
