@@ -132,6 +132,10 @@ class Parameters:
     def check_means(self) -> None:
         """Raise `InputError` where a file or a library that is needed cannot be used."""
 
+    def shipped(self) -> Mapping[str, str]:
+        """Return the digests of what comes with the program and decides the results, by a name."""
+        return {}
+
     def files(self) -> tuple[str, ...]:
         """Return the paths of files that are read: their content counts as a parameter."""
         return ()

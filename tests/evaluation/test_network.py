@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,15 @@ def test_the_same_training_gives_the_same_file_and_another_seed_another(tmp_path
     assert told == [(0, 1), (1, 1)] * 3
 
 
-def test_the_file_holds_no_date(trained: Any, tmp_path: Path) -> None:
+def test_the_file_holds_no_date_and_no_place_in_memory(trained: Any, tmp_path: Path) -> None:
     network.save_model(trained, tmp_path / "model.keras")
     with zipfile.ZipFile(tmp_path / "model.keras") as file:
         assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert b"date" not in file.read("metadata.json")
-        assert "optimizer" not in file.read("config.json").decode()
+        config = file.read("config.json").decode()
+    assert "optimizer" not in config
+    numbers = {int(number) for number in re.findall(r'"shared_object_id": (\d+)', config)}
+    assert numbers == set(range(len(numbers)))  # and no places in memory, another in each process
 
 
 def test_a_stored_model_gives_the_same_probabilities(trained: Any, tmp_path: Path) -> None:

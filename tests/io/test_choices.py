@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,32 @@ def test_a_kill_while_writing_leaves_the_old_log(
     with pytest.raises(KeyboardInterrupt):
         choose(handmade, [7], False)
     assert read_choices(handmade) == {4: False}
+
+
+def test_two_windows_that_choose_at_once_lose_nothing(handmade: Session) -> None:
+    def choose_often(cell_id: int) -> None:
+        for _ in range(25):
+            choose(handmade, [cell_id], True)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(choose_often, (4, 9)))
+    assert sorted(entry["cell_id"][0] for entry in log(handmade)) == [4] * 25 + [9] * 25
+
+
+def test_a_decision_of_other_cells_is_refused(handmade: Session) -> None:
+    """The cells were found anew since they were scored."""
+    zarr.open_group(handmade.path, path="source_extraction", mode="r+").attrs["digest"] = "another"
+    with pytest.raises(InputError, match="is of an earlier source_extraction; run it again"):
+        accepted_cells(handmade)
+
+
+def test_a_damaged_log_is_a_sentence(handmade: Session) -> None:
+    choose(handmade, [4], True)
+    (handmade.path / "curation" / "zarr.json").write_text("{")
+    with pytest.raises(
+        InputError, match=r"zarr\.json is damaged; restore it, or remove the folder"
+    ):
+        read_choices(handmade)
 
 
 def test_where_nothing_can_be_written(handmade: Session, monkeypatch: pytest.MonkeyPatch) -> None:

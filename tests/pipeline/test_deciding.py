@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from napari_calcium.components import QUALITY_TYPES
 from napari_calcium.errors import InputError
+from napari_calcium.evaluation import evaluation
+from napari_calcium.evaluation.classifier import SHIPPED
 from napari_calcium.evaluation.decision import decide
 from napari_calcium.evaluation.evaluation import ComponentEvaluationParameters
 from napari_calcium.io.choices import accepted_cells, choose
 from napari_calcium.io.session import Session
+from napari_calcium.pipeline import deciding
 from napari_calcium.pipeline.deciding import decide_again
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.run import run
@@ -125,3 +129,76 @@ def test_reasons_have_their_meanings_on_disk(session: Session) -> None:
     assert meanings["2"] == "trace SNR too low"
     assert len(meanings) == 7
     assert all(session.reasons())
+
+
+def test_thresholds_go_into_the_recipe_and_nothing_else(session: Session) -> None:
+    """What was asked of a run that was cut off is still asked."""
+    decided = parameters(session, snr_upper=3.5)
+    asked = Recipe.of_session(session).with_value(f"{GROUP}.decay_time", 0.4)
+    session.update_attrs({"recipe": {name: dict(table) for name, table in asked.tables.items()}})
+    decide_again(session.path, decided)
+    table = session.attrs["recipe"][GROUP]
+    assert (table["snr_upper"], table["decay_time"]) == (3.5, 0.4)
+
+
+def test_a_kill_before_the_decision_is_stored_leaves_it_to_the_next_run(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    strict = parameters(session, **STRICT)
+    with monkeypatch.context() as patch:
+        patch.setattr(deciding, "store_decision", killed)
+        with pytest.raises(KeyboardInterrupt):
+            decide_again(session.path, strict)
+    assert session.quality().accepted.any()
+    run(session.path, recipe=Recipe.of_session(session, asked=True))
+    assert not session.quality().accepted.any()
+
+
+def test_a_full_disk_is_a_sentence(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(deciding, "store_decision", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        decide_again(session.path, parameters(session))
+
+
+def test_scores_of_an_earlier_version_are_to_be_made_again(session: Session) -> None:
+    group = zarr.open_group(session.path / GROUP, mode="r+")
+    held = dict(group.attrs["parameters"])
+    del held["classifier"]
+    group.attrs["parameters"] = held
+    with pytest.raises(InputError, match="made by an earlier version; run it again"):
+        decide_again(session.path, ComponentEvaluationParameters())
+
+
+def test_another_model_that_comes_with_the_program_scores_again(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And off, or with a model of one's own, it does not matter."""
+    other = tmp_path / "classifier.keras"
+    other.write_bytes(SHIPPED.read_bytes() + b"\0")
+    monkeypatch.setattr(evaluation, "SHIPPED", other)
+    report = run(session.path)
+    assert [stage.stage for stage in report.stages if not stage.skipped] == [GROUP]
+    off = parameters(session, classifier="off")
+    own = parameters(session, classifier_file=str(other))
+    assert off.shipped() == own.shipped() == {}
+
+
+def test_a_classifier_that_is_gone_is_told_before_cells_are_found_anew(
+    session: Session, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.keras"
+    own.write_bytes(SHIPPED.read_bytes())
+    recipe = Recipe.of_session(session).with_value(f"{GROUP}.classifier_file", str(own))
+    run(session.path, recipe=recipe)
+    own.unlink()
+    assert all(stage.skipped for stage in run(session.path).stages)  # nobody needs it
+    before = session.record("source_extraction")
+    with pytest.raises(InputError, match="there is no such file; check the path"):
+        run(session.path, recipe=recipe.with_value("source_extraction.threshold", 11.0))
+    assert session.record("source_extraction") == before

@@ -695,7 +695,10 @@ class TestStorage:
             assert found["versions"]["zarr"] == zarr.__version__
             if stage.needs:
                 marks = dict.fromkeys(HEEDS.get(stage.name, ()), "two-photon")
-                assert found["inputs"] == {name: digests[name] for name in stage.needs} | marks
+                shipped = recipe.parameters(stage.name).shipped()
+                assert shipped.keys() == ({"classifier"} if "evalu" in stage.name else set())
+                needs = {name: digests[name] for name in stage.needs}
+                assert found["inputs"] == {**needs, **marks, **shipped}
             else:
                 assert found["inputs"].keys() == {"source"}
 

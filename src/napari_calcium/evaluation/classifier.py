@@ -25,7 +25,7 @@ from napari_calcium.evaluation.forward import Forward, UnknownLayerError, read_f
 from napari_calcium.evaluation.network import ask, import_keras
 from napari_calcium.footprints import at_border
 
-__all__ = ["SHIPPED", "check_classifier", "cnn_probability"]
+__all__ = ["SHIPPED", "check_classifier", "cnn_probability", "model_digest"]
 
 SHIPPED = Path(__file__).with_name("classifier.keras")
 """The model that comes with the package."""
@@ -64,11 +64,12 @@ def check_classifier(path: str = "") -> None:
     Raises
     ------
     InputError
-        If the file is not there or no .keras file, or only Keras can run it and TensorFlow is not
-        installed.
+        If the file is not there, no .keras file, or a model that takes no crops of a footprint or
+        gives no probability; or only Keras can run it and TensorFlow is not installed.
     """
     file = _file(path)
-    if _plain(file) is not None:
+    if (plain := _plain(file)) is not None:
+        _check_plain(file, plain)
         return
     if any(importlib.util.find_spec(name) is None for name in ("tensorflow", "keras")):
         raise InputError(
@@ -118,7 +119,7 @@ def cnn_probability(
     file = _file(path)
     whole = ~at_border(footprints, shape)
     with LOCK:
-        model = _model(file, _digest(file))
+        model = _model(file, model_digest(file))
         for start in range(0, n_cells, CELLS_AT_ONCE):
             run = slice(start, start + CELLS_AT_ONCE)
             crops = footprint_crops(footprints[:, run], shape, cell_radius)
@@ -140,7 +141,8 @@ def _file(path: str) -> Path:
     return file
 
 
-def _digest(file: Path) -> str:
+def model_digest(file: Path) -> str:
+    """Return what identifies a model: the digest of its file."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
@@ -160,13 +162,17 @@ def _model(file: Path, digest: str) -> Model:
     plain = _plain(file)
     if plain is None:
         return _keras_model(file)
-    takes = (None, *plain.input_shape)
+    _check_plain(file, plain)
+    return lambda crops: plain(crops[..., None])[:, 0]
+
+
+def _check_plain(file: Path, model: Forward) -> None:
+    takes = (None, *model.input_shape)
     if takes != TAKES:
         raise _no_model(file, f"it takes {takes}")
-    gives = plain(np.zeros((1, *plain.input_shape), np.float32)).shape
+    gives = model(np.zeros((1, *model.input_shape), np.float32)).shape
     if gives != (1, 1):
         raise _no_model(file, f"it gives {(None, *gives[1:])}")
-    return lambda crops: plain(crops[..., None])[:, 0]
 
 
 def _keras_model(file: Path) -> Model:

@@ -182,11 +182,11 @@ def explain(
     said = [
         _too_low(name, quality, parameters, index) for name in TOO_LOW if reasons & TOO_LOW[name]
     ]
-    size, limits = float(quality.size[index]), _limits("size", parameters)
+    size, limits = quality.size[index], _limits("size", parameters)
     if reasons & Reason.SMALL:
-        said.append(f"size {size:.2g} discs, below {limits.lower:g}")
+        said.append(f"size {_figure(size, limits.lower)} discs, below {limits.lower:g}")
     if reasons & Reason.LARGE:
-        said.append(f"size {size:.2g} discs, above {limits.upper:g}")
+        said.append(f"size {_figure(size, limits.upper)} discs, above {limits.upper:g}")
     if reasons & Reason.DUPLICATE:
         said.append(_duplicate(quality, parameters, index, cell_id))
     if reasons & Reason.NO_SCORE:
@@ -279,26 +279,28 @@ def _better(quality: Quality, accepted: NDArray[np.bool_], overlap: float) -> di
 def _reached(quality: Quality, parameters: ComponentEvaluationParameters, index: int) -> list[str]:
     found = []
     for score in TOO_LOW:
-        value, upper = float(getattr(quality, score)[index]), _limits(score, parameters).upper
-        if value >= upper:
-            found.append(f"{_lower(TITLES[score])} {_figure(value)} reaches {upper:g}")
+        value, upper = getattr(quality, score)[index], _limits(score, parameters).upper
+        if value >= upper:  # in single precision, as `decide` compares
+            found.append(f"{_lower(TITLES[score])} {_figure(value, upper)} reaches {upper:g}")
     return found
 
 
 def _none_reached(quality: Quality, parameters: ComponentEvaluationParameters, index: int) -> str:
     found = []
     for score in TOO_LOW:
-        value, upper = float(getattr(quality, score)[index]), _limits(score, parameters).upper
+        value, upper = getattr(quality, score)[index], _limits(score, parameters).upper
         if np.isfinite(value):
-            found.append(f"{_lower(TITLES[score])} {_figure(value)} of {upper:g}")
+            found.append(f"{_lower(TITLES[score])} {_figure(value, upper)} of {upper:g}")
+    if not found:
+        return "no score is known"
     return f"no score reaches its upper threshold ({', '.join(found)})"
 
 
 def _too_low(
     score: str, quality: Quality, parameters: ComponentEvaluationParameters, index: int
 ) -> str:
-    value, lower = float(getattr(quality, score)[index]), _limits(score, parameters).lower
-    return f"{_lower(TITLES[score])} {_figure(value)} is not above {lower:g}"
+    value, lower = getattr(quality, score)[index], _limits(score, parameters).lower
+    return f"{_lower(TITLES[score])} {_figure(value, lower)} is not above {lower:g}"
 
 
 def _duplicate(
@@ -317,8 +319,19 @@ def _duplicate(
     return f"{100 * part:.0f} % of the smaller lies in the other: duplicate of {name}"
 
 
-def _figure(value: float) -> str:
-    return f"{value:.3g}"
+def _figure(value: float, limit: float) -> str:
+    """Return a value with three digits, or as many as tell it from a limit that it is not.
+
+    Examples
+    --------
+    >>> _figure(2.341, 2.5), _figure(2.4998, 2.5), _figure(2.5, 2.5)
+    ('2.34', '2.4998', '2.5')
+    """
+    for digits in range(3, 8):
+        figure = f"{value:.{digits}g}"
+        if float(figure) != limit or np.float32(value) == np.float32(limit):
+            break
+    return figure
 
 
 def _lower(title: str) -> str:

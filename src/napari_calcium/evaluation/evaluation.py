@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 
 from napari_calcium.components import Components, Quality
 from napari_calcium.errors import InputError
-from napari_calcium.evaluation.classifier import check_classifier, cnn_probability
+from napari_calcium.evaluation.classifier import (
+    SHIPPED,
+    check_classifier,
+    cnn_probability,
+    model_digest,
+)
 from napari_calcium.evaluation.decision import THRESHOLDS, decide
 from napari_calcium.evaluation.snr import trace_snr
 from napari_calcium.evaluation.spatial_correlation import correlations, triggered_images
@@ -99,6 +104,12 @@ class ComponentEvaluationParameters(Parameters):
         """Check that the classifier can be asked, where it may be."""
         if self.classifier != "off":
             check_classifier(self.classifier_file)
+
+    def shipped(self) -> Mapping[str, str]:
+        """Return the digest of the model that comes with the program, where it may be asked."""
+        if self.classifier == "off" or self.classifier_file:
+            return {}
+        return {"classifier": model_digest(SHIPPED)}
 
     def files(self) -> tuple[str, ...]:
         """Return the file of the classifier, if one is given and asked."""

@@ -232,7 +232,7 @@ def save_model(model: Any, path: str | Path) -> None:
     with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
         stored = Path(folder, "model.keras")
         model.save(stored)
-        stored.write_bytes(_without_dates(stored.read_bytes()))
+        stored.write_bytes(_reproducible(stored.read_bytes()))
         stored.replace(path)
 
 
@@ -441,8 +441,8 @@ def _moved(crop: NDArray[np.float32], stream: Generator) -> NDArray[np.float32]:
     return np.asarray(padded[y : y + SIDE, x : x + SIDE])
 
 
-def _without_dates(content: bytes) -> bytes:
-    """Write a .keras file again, without the date in its metadata and those of its entries."""
+def _reproducible(content: bytes) -> bytes:
+    """Write a .keras file again, without dates and without numbers that were places in memory."""
     target = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(content)) as old,
@@ -450,12 +450,26 @@ def _without_dates(content: bytes) -> bytes:
     ):
         for name in sorted(old.namelist()):
             data = old.read(name)
-            if name == "metadata.json":
+            if name.endswith(".json"):
                 known = {key: value for key, value in json.loads(data).items() if "date" not in key}
-                data = json.dumps(known, sort_keys=True).encode()
+                data = json.dumps(_renumbered(known, {}), sort_keys=True).encode()
             entry = zipfile.ZipInfo(name)  # dated 1980
             new.writestr(entry, data, zipfile.ZIP_DEFLATED, 9)
     return target.getvalue()
+
+
+def _renumbered(value: Any, numbers: dict[int, int]) -> Any:
+    """Return a configuration in which shared objects are numbered as they come."""
+    if isinstance(value, list):
+        return [_renumbered(part, numbers) for part in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: numbers.setdefault(part, len(numbers))
+        if key == "shared_object_id"
+        else _renumbered(part, numbers)
+        for key, part in value.items()
+    }
 
 
 @contextlib.contextmanager

@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
@@ -26,6 +27,9 @@ GROUP = "curation"
 CELLS = "source_extraction"
 ACTIONS = {True: "accept", False: "reject", None: "as scored"}
 """What is written in the log for each choice."""
+
+SECONDS_TO_WAIT = 10
+"""For another window that is writing its choice."""
 
 
 def read_choices(session: Session) -> dict[int, bool]:
@@ -78,7 +82,16 @@ def choose(session: Session, cell_ids: Iterable[int], accepted: bool | None) -> 
     if not chosen or record is None:
         return
     entry = {"action": ACTIONS[accepted], "cell_id": chosen, "of": record.digest}
-    _write(session, [*_log(session), entry])
+    folder = session.path / GROUP
+    try:
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / ".lock", timeout=SECONDS_TO_WAIT):  # two windows may choose at once
+            _write(folder, [*_log(session), entry])
+    except (OSError, Timeout) as error:
+        why = "another window is at it" if isinstance(error, Timeout) else error.strerror
+        raise InputError(
+            f"{folder} cannot be written ({why}); copy the session to where you may write"
+        ) from error
 
 
 def accepted_cells(session: Session) -> NDArray[np.bool_]:
@@ -96,8 +109,10 @@ def accepted_cells(session: Session) -> NDArray[np.bool_]:
     Raises
     ------
     InputError
-        If component evaluation has not run.
+        If component evaluation has not run, or ran before a stage that it needs: its decision is of
+        other cells.
     """
+    session.current("component_evaluation")
     accepted = session.quality().accepted.copy()
     cell_id = session.read(f"{CELLS}/cell_id")
     for chosen, decision in read_choices(session).items():
@@ -106,22 +121,22 @@ def accepted_cells(session: Session) -> NDArray[np.bool_]:
 
 
 def _log(session: Session) -> list[dict[str, Any]]:
-    if GROUP not in session:
+    path = session.path / GROUP / "zarr.json"
+    if not path.is_file():
         return []
-    log: list[dict[str, Any]] = zarr.open_group(session.path, path=GROUP, mode="r").attrs["log"]  # type: ignore[assignment]
+    try:
+        log: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["attributes"]["log"]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path} is damaged; restore it, or remove the folder {GROUP}") from None
     return log
 
 
-def _write(session: Session, log: list[dict[str, Any]]) -> None:
+def _write(folder: Path, log: list[dict[str, Any]]) -> None:
     """Replace the group's metadata in one step: a kill leaves the old log or the new one."""
     metadata = {"zarr_format": 3, "node_type": "group", "attributes": {"log": log}}
-    folder = session.path / GROUP
     partial = folder / "zarr.json.partial"
-    try:
-        folder.mkdir(exist_ok=True)
-        partial.write_text(json.dumps(metadata, indent=1), encoding="utf-8")
-        os.replace(partial, folder / "zarr.json")
-    except OSError as error:
-        raise InputError(
-            f"{session.path} cannot be written ({error.strerror}); copy it to where you may write"
-        ) from error
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(metadata, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / "zarr.json")

@@ -66,7 +66,7 @@ STAGE_GROUPS = {"import": "movie"}
 MUCH_MORE_MOTION = 1.5
 """Motion in coarse detail relative to that in all, above which fine detail does not move."""
 
-OUTSIDE = ("source", "files")
+OUTSIDE = ("source", "files", "classifier")
 """Inputs of stages that are no stages."""
 
 MARKS = {"modality": "two-photon"}

@@ -10,7 +10,12 @@ from napari_calcium.components import Quality
 from napari_calcium.errors import InputError
 from napari_calcium.evaluation.decision import REASONS, counts, decide, warnings_of
 from napari_calcium.evaluation.evaluation import ComponentEvaluationParameters
-from napari_calcium.io.session import Session, quality_attrs, quality_to_arrays
+from napari_calcium.io.session import (
+    Session,
+    StageRecord,
+    quality_attrs,
+    quality_to_arrays,
+)
 
 __all__ = ["decide_again", "decision_attrs", "store_decision"]
 
@@ -35,29 +40,25 @@ def decide_again(path: str | Path, parameters: ComponentEvaluationParameters) ->
     Raises
     ------
     InputError
-        If there are no scores of such parameters and of the cells that the session holds, or a run
-        is at work in it.
+        If there are no scores of such parameters and of the cells that the session holds, a run is
+        at work in it, or it cannot be written.
     """
     session = Session(path)
-    with session.lock():
-        session.current(GROUP)
-        quality = store_decision(session, parameters)
-        recipe = session.attrs.get("recipe", {})
-        session.update_attrs({"recipe": recipe | {GROUP: parameters.to_mapping()}})
-    return quality
+    try:
+        with session.lock():
+            session.current(GROUP)
+            _check_scores(session, parameters)
+            _remember(session, parameters)  # first: what is remembered is decided by the next run
+            return store_decision(session, parameters)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); make room or check the drive"
+        ) from error
 
 
 def store_decision(session: Session, parameters: ComponentEvaluationParameters) -> Quality:
     """Store a decision as above, by the holder of the session's lock."""
-    record = session.record(GROUP)
-    if record is None:
-        raise InputError(f"{session.path} has no scores; run {GROUP} first")
-    for name, value in parameters.identity().items():
-        if record.parameters.get(name) != value:
-            raise InputError(
-                f"{name} is {value!r} but {GROUP} was run with {record.parameters.get(name)!r}; "
-                "run it again"
-            )
+    record = _check_scores(session, parameters)
     attrs = session.group_attrs(GROUP)
     quality = decide(session.quality(), parameters)
     with session.writing(GROUP) as writer:
@@ -67,6 +68,33 @@ def store_decision(session: Session, parameters: ComponentEvaluationParameters) 
             writer.attrs(group, about)
         writer.commit(replace(record, parameters=parameters.to_mapping()))
     return quality
+
+
+def _check_scores(session: Session, parameters: ComponentEvaluationParameters) -> StageRecord:
+    """Return how the scores came to be, if such parameters made them."""
+    record = session.record(GROUP)
+    if record is None:
+        raise InputError(f"{session.path} has no scores; run {GROUP} first")
+    for name, value in parameters.identity().items():
+        if name not in record.parameters:
+            raise InputError(
+                f"{GROUP} in {session.path} was made by an earlier version; run it again"
+            )
+        if record.parameters[name] != value:
+            raise InputError(
+                f"{name} is {value!r} but {GROUP} was run with {record.parameters[name]!r}; "
+                "run it again"
+            )
+    return record
+
+
+def _remember(session: Session, parameters: ComponentEvaluationParameters) -> None:
+    """Put the thresholds into the session's recipe, and leave all else that was asked there."""
+    recipe = session.attrs.get("recipe", {})
+    asked = recipe.get(GROUP, {})
+    thresholds = {each.name for each in parameters.describe() if each.decides}
+    given = {k: v for k, v in parameters.to_mapping().items() if k in thresholds or k not in asked}
+    session.update_attrs({"recipe": {**recipe, GROUP: {**asked, **given}}})
 
 
 def decision_attrs(quality: Quality, classifier: str) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -149,10 +149,11 @@ def run(
         recording = _recording(sources)
         with _opened(path, recording) as opened, _one_thread_each(), team.at_work() as pool:
             shape = recording.frames.shape if recording else opened.array("movie/frames").shape
+            unmade = _unmade(stages, opened, recipe)
             for stage in reversed(stages):  # a cell that does not fit is said before a shift
                 _check_movie(stage, recipe.parameters(stage.name), shape)
-                _check_files(stage, opened, recipe.parameters(stage.name))
-            _check_seeds(stages, opened, recipe, shape)
+                _check_files(stage, opened, recipe.parameters(stage.name), stage in unmade)
+            _check_seeds(unmade, recipe, shape)
             inputs = Inputs(opened, recording)
             _check_import(inputs, recipe)
             _remember(opened, {stage.name: recipe.parameters(stage.name) for stage in stages})
@@ -215,15 +216,14 @@ def _check_marks(stage: Stage, recipe: Recipe) -> None:
         raise InputError(f"{stage.name}.{error}") from None
 
 
-def _check_files(stage: Stage, session: Session, parameters: Parameters) -> None:
+def _check_files(stage: Stage, session: Session, parameters: Parameters, to_run: bool) -> None:
     """Refuse files that cannot be used before any stage has run; finished results need none."""
     missing = [path for path in parameters.files() if not Path(path).expanduser().exists()]
-    made = _was_made(stage, session, parameters)
-    if missing and not made:
+    if missing and to_run:
         raise InputError(
             f"{stage.name} is to read {missing[0]!r} but there is no such file; check the path"
         )
-    if not made:
+    if to_run:
         try:
             parameters.check_means()
         except InputError as error:
@@ -236,18 +236,32 @@ def _check_files(stage: Stage, session: Session, parameters: Parameters) -> None
             )
 
 
-def _check_seeds(
-    stages: Sequence[Stage], session: Session, recipe: Recipe, shape: tuple[int, ...]
-) -> None:
+def _check_seeds(unmade: Collection[Stage], recipe: Recipe, shape: tuple[int, ...]) -> None:
     """Refuse seeds that cannot be used before any stage has run."""
     stage = stage_named("source_extraction")
     motion = recipe.parameters("motion_correction").to_mapping()
-    if stage not in stages or motion["borders"] == "crop":  # how large, is not known yet
+    if stage not in unmade or motion["borders"] == "crop":  # how large, is not known yet
         return
     parameters = recipe.parameters(stage.name)
     assert isinstance(parameters, SourceExtractionParameters)
-    if parameters.files() and not _was_made(stage, session, parameters):
+    if parameters.files():
         read_seeds(parameters, (shape[-2], shape[-1]))
+
+
+def _unmade(stages: Sequence[Stage], session: Session, recipe: Recipe) -> list[Stage]:
+    """Return the stages that will surely run, as far as can be told before the first has run."""
+    groups = {stage.name: stage.group for stage in STAGES}
+    found: list[Stage] = []
+    for stage in stages:
+        record = session.record(stage.group)
+        needed = {name: session.record(groups[name]) for name in stage.needs}
+        again = any(earlier.name in stage.needs for earlier in found)
+        made = record is not None and _was_made(stage, session, recipe.parameters(stage.name))
+        inputs = {} if record is None else record.inputs
+        same = all(need and inputs.get(name) == need.digest for name, need in needed.items())
+        if again or not made or not same:
+            found.append(stage)
+    return found
 
 
 def _was_made(stage: Stage, session: Session, parameters: Parameters) -> bool:
@@ -488,6 +502,7 @@ def _record(stage: Stage, session: Session, parameters: Parameters) -> StageReco
         needed = {name: session.record(groups[name]) for name in stage.needs}
         inputs = {name: record.digest for name, record in needed.items() if record}
     inputs |= {mark: getattr(session, mark) for mark in HEEDS.get(stage.name, ())}
+    inputs |= parameters.shipped()
     if parameters.files():
         inputs["files"] = _files_digest(stage, session, parameters)
     values = parameters.to_mapping()
