@@ -604,7 +604,8 @@ class TestExport:
     ) -> None:
         path = tmp_path / "s.zarr"
         strict = ["--set", "component_evaluation.snr_upper=1e9",
-                  "--set", "component_evaluation.correlation_upper=1"]  # fmt: skip
+                  "--set", "component_evaluation.correlation_upper=1",
+                  "--set", "component_evaluation.cnn_upper=1"]  # fmt: skip
         cli("run", movie, "--session", path, *RATE, *FITTING, *strict)
         n_cells = Session(path).components().n_cells
         assert n_cells > 0
@@ -1065,7 +1066,7 @@ class TestHelp:
 
     def test_the_commands_are_these(self, cli: Cli) -> None:
         commands = ["info", "run", "export", "apply-shifts", "propose", "reconstruct"]
-        commands += ["recipe", "simulate", "demo"]
+        commands += ["recipe", "simulate", "train-classifier", "demo"]
         assert list(self.group.commands) == commands
         for command in self.group.commands:
             assert re.search(rf"^  {command} +\w", cli("--help").out, re.M)
