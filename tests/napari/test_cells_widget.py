@@ -14,11 +14,13 @@ from qtpy.QtCore import QPoint, Qt
 
 from napari_calcium.io.choices import read_choices
 from napari_calcium.io.session import Session
-from napari_calcium.napari.cells_widget import NO_CELLS, NOT_EVALUATED, CellsWidget
+from napari_calcium.napari.cells_widget import FOUND_ANEW, NO_CELLS, NOT_EVALUATED, CellsWidget
 from napari_calcium.napari.decisions import decisions_of
 from napari_calcium.napari.runner import runner_of
 from napari_calcium.napari.traces import TracesWidget
 from napari_calcium.napari.viewing import changes, show_changes, shown_digests
+from napari_calcium.pipeline.recipe import Recipe
+from napari_calcium.pipeline.run import run
 
 PLUGIN = "napari-calcium"
 LEFT = Qt.MouseButton.LeftButton
@@ -322,6 +324,35 @@ def test_thresholds_that_move_are_seen(viewer: Any, dock: CellsWidget, path: Pat
     decisions.set_parameters(replace(decisions.parameters, **none))
     assert counts(dock) == (0, sum(before))
     assert "rejected" in dock.card.text
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_cells_that_are_not_seen_are_not_judged(
+    qtbot: Any,
+    viewer: Any,
+    dock: CellsWidget,
+    path: Path,
+    ids: list[int],
+    notifications: Any,
+    known: bool,
+) -> None:
+    """Another program finds the cells anew; identities are the same numbers, of other cells."""
+    dock.show_cell(viewer.layers["cells"], ids[0])
+    recipe = Recipe.of_session(Session(path)).with_value("source_extraction.threshold", 9.0)
+    run(path, recipe=recipe, until="component_evaluation")
+    if known:
+        dock.follow(dock.layer)
+        assert dock.counted == FOUND_ANEW
+        assert not any(each.isEnabled() for each in dock.buttons.values())
+    with qtbot.waitSignal(dock.decisions.refused, timeout=5_000):
+        dock.choose(False)
+    assert read_choices(Session(path)) == {}
+    assert "found anew" in notifications()[0]
+    assert dock.counted == FOUND_ANEW
+    viewer.open(str(path), plugin=PLUGIN)
+    dock.show_cell(dock.layer, ids[0])
+    dock.choose(False)
+    stored(qtbot, path, {ids[0]: False})
 
 
 # ------------------------------------------------------------------------ coming and going

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import zarr
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.colormaps.standardize_color import transform_color
 
@@ -115,5 +120,26 @@ def test_what_is_read_is_what_is_stored(session: Session) -> None:
     assert found is not None
     np.testing.assert_array_equal(found.accepted, session.read("component_evaluation/accepted"))
     np.testing.assert_array_equal(found.quality.reasons, session.quality().reasons)
-    assert found.classifier == "The classifier was not asked: classifier is off."
+    assert found.classifier == session.group_attrs("component_evaluation")["classifier"]
     assert found.scores == session.record("component_evaluation").digest
+
+
+def test_parameters_that_only_a_later_version_knows_are_left_out(
+    finished: Path, tmp_path: Path
+) -> None:
+    path = shutil.copytree(finished, tmp_path / "s.zarr")
+    before = read_decided(Session(path))
+    group = zarr.open_group(path, path="component_evaluation", mode="r+")
+    group.attrs["parameters"] = {**group.attrs["parameters"], "shape_upper": 0.3}
+    found = read_decided(Session(path))
+    assert before is not None
+    assert found is not None
+    assert found.parameters == before.parameters
+
+
+def test_a_digest_tells_whether_a_layer_shows_these_cells() -> None:
+    found = replace(decided(), cells="a1")
+    assert found.is_of("a1")
+    assert found.is_of("a1f7")  # with those of the evaluation and of dF/F behind it
+    assert not found.is_of("f7a1")
+    assert not Decided.of_nothing().is_of("a1")

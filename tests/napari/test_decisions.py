@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from napari_calcium.io.session import Session
 from napari_calcium.napari import decisions as module
 from napari_calcium.napari.decided import COLOURS
 from napari_calcium.napari.decisions import MARK, Decisions, decisions_of
+from napari_calcium.napari.layers import metadata_of
 from napari_calcium.napari.runner import Writer
 from napari_calcium.napari.viewing import changes, show_changes, shown_digests, shown_layer
 from napari_calcium.pipeline.deciding import decide_again
@@ -216,7 +219,7 @@ def test_what_is_stored_already_is_not_stored_again(
 ) -> None:
     monkeypatch.setattr(module, "decide_again", lambda *_: pytest.fail("stored"))
     decisions.store()
-    assert decisions._writes == []
+    assert decisions._storing == []
 
 
 def test_going_back_while_the_first_is_stored_stores_the_second(
@@ -231,11 +234,11 @@ def test_going_back_while_the_first_is_stored_stores_the_second(
     monkeypatch.setattr(module, "decide_again", slow)
     decisions.set_parameters(cut(decisions))
     decisions.store()
-    qtbot.waitUntil(lambda: decisions._thresholds.running(), timeout=SECONDS)
+    qtbot.waitUntil(lambda: decisions._storing[-1].running(), timeout=SECONDS)
     decisions.set_parameters(first)
     decisions.store()
     go.set()
-    qtbot.waitUntil(lambda: decisions._writes == [], timeout=SECONDS)
+    qtbot.waitUntil(lambda: decisions._storing == [], timeout=SECONDS)
     assert dict(Session(path).record("component_evaluation").parameters) == first.to_mapping()
     assert decisions.parameters == first
 
@@ -298,7 +301,134 @@ def test_a_choice_of_cells_that_were_found_anew_is_refused(
     assert read_choices(Session(path)) == {}
 
 
+def found_again(path: str, more: bool = True) -> None:
+    """Find the cells of a session anew as another program would, and score them."""
+    before = len(Session(path).read("source_extraction/cell_id"))
+    values = (2.0, 2.5, 0.05) if more else (9.0, 4.0, 0.25)
+    names = ("threshold", "cell_radius", "min_size")
+    given = {f"source_extraction.{n}": v for n, v in zip(names, values, strict=True)}
+    run(path, recipe=Recipe.of_session(Session(path)).with_all(given), until="component_evaluation")
+    assert (len(Session(path).read("source_extraction/cell_id")) > before) == more
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_layers_of_cells_that_were_found_anew_are_left_be(
+    qtbot: Any, viewer: Any, path: str, decisions: Decisions, more: bool, notifications: Any
+) -> None:
+    cells = viewer.layers["cells"]
+    colours, table = colours_shown(viewer, path), cells.features.copy()
+    shown, cell_id = metadata_of(cells)["digest"], int(decisions.cell_id[0])
+    found_again(path, more)
+    decisions.renew()  # as another dock has it do
+    assert not decisions.decided.is_of(shown)
+    decisions.paint()
+    decisions.tabulate()
+    for before, now in zip(colours, colours_shown(viewer, path), strict=True):
+        np.testing.assert_array_equal(before, now)
+    assert cells.features.equals(table)
+    with qtbot.waitSignal(decisions.refused, timeout=SECONDS) as refused:
+        decisions.choose([cell_id], False, shown)
+        assert decisions.choices == {}
+    assert "found anew" in refused.args[0]
+    assert notifications() == refused.args
+    assert read_choices(Session(path)) == {}
+    show_changes(viewer, changes(path, shown_digests(viewer, path)))
+    decisions._runner.ended.emit({"state": "done", "stages": []})
+    assert_shown_of(viewer, path, decisions)
+
+
+def assert_shown_of(viewer: Any, path: str, decisions: Decisions) -> None:
+    """The layer of cells is in the colours of what is decided."""
+    cells = shown_layer(viewer, path, "cells")
+    shown = np.stack([cells.get_color(int(label)) for label in decisions.cell_id + 1])
+    np.testing.assert_allclose(shown, expected(decisions.accepted), atol=1e-6)
+
+
+def test_a_write_that_fails_in_any_way_is_refused_and_others_are_told(
+    qtbot: Any,
+    viewer: Any,
+    path: str,
+    decisions: Decisions,
+    monkeypatch: pytest.MonkeyPatch,
+    notifications: Any,
+) -> None:
+    before, cell_id = decisions.parameters, int(decisions.cell_id[0])
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(module, "decide_again", broken)
+    told: list[str] = []
+    decisions.refused.connect(told.append)
+    decisions.stored.connect(lambda: told.append("stored"))
+    decisions.set_parameters(cut(decisions))
+    decisions.store()
+    decisions.choose([cell_id], True)
+    wait([*decisions._storing, *decisions._choosing], 10)
+    qtbot.waitUntil(lambda: len(told) == 2, timeout=SECONDS)
+    assert told == ["RuntimeError: no such luck", "stored"]
+    assert notifications() == told[:1]
+    assert decisions.parameters == before
+    assert read_choices(Session(path)) == decisions.choices == {cell_id: True}
+    decisions.paint()
+    assert_shown(viewer, path, expected(decisions.accepted, decisions.cell_id == cell_id))
+
+
+def test_a_choice_that_is_refused_leaves_thresholds_be(
+    qtbot: Any, path: str, decisions: Decisions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise InputError("no room")
+
+    monkeypatch.setattr(module, "choose", broken)
+    parameters = cut(decisions)
+    decisions.set_parameters(parameters)
+    with qtbot.waitSignal(decisions.refused, timeout=SECONDS):
+        decisions.choose([int(decisions.cell_id[0])], True)
+    assert decisions.choices == {}
+    assert decisions.parameters == parameters
+
+
 # ----------------------------------------------------------------------------------- renewed
+
+
+def test_what_others_decided_is_taken_when_something_is_stored(
+    qtbot: Any, path: str, decisions: Decisions
+) -> None:
+    first, second, third = decisions.cell_id[:3].tolist()
+    choose(Session(path), [first], False)
+    with qtbot.waitSignal(decisions.stored, timeout=SECONDS):
+        decisions.choose([second], False)
+    assert decisions.choices == {first: False, second: False} == read_choices(Session(path))
+    others = replace(decisions.parameters, snr_upper=9.0, snr_lower=1.0)
+    decide_again(path, others)
+    with qtbot.waitSignal(decisions.stored, timeout=SECONDS):
+        decisions.choose([third], False)
+    assert decisions.parameters == others
+    choose(Session(path), [first], True)
+    decisions.set_parameters(cut(decisions))
+    with qtbot.waitSignal(decisions.stored, timeout=SECONDS):
+        decisions.store()
+    assert decisions.choices == {first: True, second: False, third: False}
+    assert decisions.parameters == cut(decisions)
+
+
+def test_thresholds_that_are_not_let_go_yet_outlast_what_is_stored(
+    qtbot: Any, path: str, decisions: Decisions
+) -> None:
+    stored, dragged = cut(decisions), replace(cut(decisions), snr_lower=-1.0)
+    decisions.set_parameters(stored)
+    with qtbot.waitSignal(decisions.stored, timeout=SECONDS):
+        decisions.store()
+        qtbot.waitUntil(lambda: decisions._storing[-1].done(), timeout=SECONDS)
+        decisions.set_parameters(dragged)
+    assert decisions.parameters == dragged
+    with qtbot.waitSignal(decisions.stored, timeout=SECONDS):
+        decisions.choose([int(decisions.cell_id[0])], True)
+    assert decisions.parameters == dragged
+    with qtbot.waitSignal(decisions.stored, timeout=SECONDS):
+        decisions.store()
+    assert dict(Session(path).record("component_evaluation").parameters) == dragged.to_mapping()
 
 
 def test_what_others_decided_is_taken_when_a_run_ends(
@@ -340,6 +470,31 @@ def test_thresholds_that_are_not_stored_yet_outlast_new_scores(
     assert dict(record.parameters) == decisions.parameters.to_mapping()
 
 
+def test_thresholds_without_scores_are_not_stored_and_nothing_is_said(
+    qtbot: Any, path: str, decisions: Decisions, notifications: Any
+) -> None:
+    """As if they were let go during a run of source extraction."""
+    parameters = cut(decisions)
+    decisions._runner._writer.hold()
+    decisions.set_parameters(parameters)
+    decisions.store()
+    recipe = Recipe.of_session(Session(path)).with_value("source_extraction.threshold", 9.0)
+    run(path, recipe=recipe, until="source_extraction")
+    asked = Session(path).attrs["recipe"]
+    decisions._runner.ended.emit({"state": "done", "stages": []})
+    assert decisions.parameters == parameters
+    assert decisions.waits
+    decisions._runner._writer.release()
+    qtbot.waitUntil(lambda: decisions._storing == [], timeout=SECONDS)
+    assert notifications() == []
+    assert Session(path).attrs["recipe"] == asked
+    run(path, recipe=recipe, until="component_evaluation")
+    decisions.renew()
+    assert not decisions.waits
+    record = Session(path).record("component_evaluation")
+    assert dict(record.parameters) == decisions.parameters.to_mapping() != parameters.to_mapping()
+
+
 def test_cells_that_were_found_anew_have_no_decision(
     viewer: Any, path: str, decisions: Decisions
 ) -> None:
@@ -378,14 +533,30 @@ def test_what_is_written_during_a_run_waits_for_its_end() -> None:
     writer, written = Writer(), []
     first = writer.write(lambda: written.append(1))
     writer.hold()
-    assert first.done()
+    first.result(10)
     held = [writer.write(lambda n=n: written.append(n)) for n in (2, 3)]
     assert written == [1]
+    writer.hold()  # a run that another one begins with
     assert not any(each.running() or each.done() for each in held)
     writer.release()
     for each in held:
         each.result(10)
     assert written == [1, 2, 3]
+
+
+def test_to_hold_what_comes_is_not_to_wait_for_what_came() -> None:
+    writer, go = Writer(), threading.Event()
+    assert not writer.busy
+    first = writer.write(lambda: go.wait(10))
+    started = time.monotonic()
+    writer.hold()
+    assert time.monotonic() - started < 1.0
+    assert writer.busy
+    assert not first.done()
+    go.set()
+    assert first.result(10)
+    wait([writer._last], 10)
+    assert not writer.busy
 
 
 def test_a_write_that_fails_is_told_and_the_next_goes_on() -> None:

@@ -23,7 +23,12 @@ from napari_calcium.evaluation.evaluation import ComponentEvaluationParameters
 from napari_calcium.io.choices import read_choices
 from napari_calcium.io.session import Session
 from napari_calcium.napari.decided import COLOURS
-from napari_calcium.napari.evaluation_widget import GROUPS, RUN_FIRST, ComponentEvaluationWidget
+from napari_calcium.napari.evaluation_widget import (
+    GROUPS,
+    RUN_FIRST,
+    RUN_TO_USE,
+    ComponentEvaluationWidget,
+)
 from napari_calcium.napari.stage_widget import ComponentEvaluationWidget as Exported
 from napari_calcium.napari.viewing import shown_layer
 from napari_calcium.pipeline.recipe import Recipe
@@ -321,6 +326,58 @@ def test_leaving_a_session_stores_what_was_just_given(
     assert widget.form.values()["snr_upper"] == 2.5
     assert widget.decisions is not decisions
     assert Session(finished).record(GROUP).parameters["snr_upper"] == 2.5
+
+
+@pytest.mark.parametrize("milliseconds", [0, 100])
+def test_closing_the_form_stores_what_was_just_given(
+    qtbot: Any, make_napari_viewer: Any, path: Path, milliseconds: int
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    viewer.open(str(path), plugin=PLUGIN)
+    dock, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Component evaluation")
+    qtbot.wait(200)
+    decisions = widget.decisions
+    widget.form.fields["snr_upper"].value = 3.7
+    qtbot.wait(milliseconds)
+    with qtbot.waitSignal(decisions.stored, timeout=SECONDS):
+        viewer.window.remove_dock_widget(dock)
+        widget.deleteLater()
+    assert Session(path).record(GROUP).parameters["snr_upper"] == 3.7
+
+
+def test_a_form_that_is_not_seen_stores_what_was_just_given_when_it_is_closed(
+    qtbot: Any, viewer: Any, path: Path
+) -> None:
+    viewer.open(str(path), plugin=PLUGIN)
+    widget = ComponentEvaluationWidget(viewer)
+    widget.form.fields["snr_upper"].value = 3.7
+    with qtbot.waitSignal(widget.decisions.stored, timeout=SECONDS):
+        widget.close()
+        widget.deleteLater()
+    assert Session(path).record(GROUP).parameters["snr_upper"] == 3.7
+
+
+def test_thresholds_given_while_cells_are_found_anew_stay_in_the_form(
+    qtbot: Any, viewer: Any, path: Path, notifications: Any
+) -> None:
+    widget = form(viewer, path)
+    extraction = viewer.window.add_plugin_dock_widget(PLUGIN, "Source extraction")[1]
+    extraction.form.fields["threshold"].value = 9.0
+    extraction.run_button.click()
+    widget.form.fields["snr_upper"].value = 3.7
+    widget._keep()
+    assert len(widget.decisions._storing) == 1
+    decisions = widget.decisions
+    with qtbot.waitSignal(widget.runner.ended, timeout=120_000):
+        pass
+    qtbot.waitUntil(lambda: decisions._storing == [], timeout=SECONDS)
+    assert notifications() == []
+    assert widget.counts.text() == RUN_FIRST
+    assert widget.status.text() == RUN_TO_USE
+    assert widget.form.values()["snr_upper"] == 3.7
+    assert finish(qtbot, widget)["state"] == "done"
+    assert Session(path).record(GROUP).parameters["snr_upper"] == 3.7
+    assert widget.form.values()["snr_upper"] == widget.decisions.parameters.snr_upper == 3.7
 
 
 def test_the_box_hides_what_is_rejected(viewer: Any, path: Path) -> None:

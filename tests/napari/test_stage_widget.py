@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,33 @@ def test_cancel_acts_within_a_second_and_a_new_run_finishes(
     widget.form.fields["threshold"].value = 1000.0
     assert finish(qtbot, widget)["state"] == "done"
     assert Session(path).record("source_extraction") is not None
+
+
+def test_a_run_waits_for_what_is_being_stored_and_the_window_does_not(
+    qtbot: Any, viewer: Any, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shutil.copytree(finished, tmp_path / "s.zarr")
+    viewer.open(str(path), plugin=PLUGIN)
+    widget = form(viewer, "dF/F")
+    runner, go = widget.runner, threading.Event()
+    asked, request = [], runner.worker.request
+    monkeypatch.setattr(runner.worker, "request", lambda m: (asked.append(m), request(m)))
+    write = runner.write(go.wait, 20)
+    start = time.monotonic()
+    widget.run_button.click()
+    assert time.monotonic() - start < 1
+    qtbot.wait(200)
+    assert runner.busy
+    assert asked == []
+    assert not write.done()
+    widget.cancel_button.click()  # before it began
+    qtbot.waitUntil(lambda: not runner.busy, timeout=5_000)
+    assert asked == []
+    widget.run_button.click()
+    with qtbot.waitSignal(runner.ended, timeout=60_000) as ended:
+        go.set()
+    assert ended.args[0]["state"] == "done"
+    assert [message["until"] for message in asked] == ["dff"]
 
 
 def test_a_cancelled_import_can_be_run_again(

@@ -31,6 +31,7 @@ BUTTONS: dict[str, tuple[bool | None, str, str]] = {
 
 NO_CELLS = "Find cells first, or open a session that has some"
 NOT_EVALUATED = "Run component evaluation to accept and reject cells"
+FOUND_ANEW = "The cells were found anew since; open the session again"
 WIDER = 1.2
 """How much wider than high the dock is if the card is beside the table and not below it."""
 
@@ -116,7 +117,7 @@ class CellsWidget(QWidget):  # type: ignore[misc]
         if self.decisions is None or not cell_ids:
             return
         following = self.table.below(cell_ids[-1])
-        self.decisions.choose(cell_ids, accepted)
+        self.decisions.choose(cell_ids, accepted, metadata_of(self.layer)["digest"])
         self.decisions.tabulate()
         listed = self.table.model.cell_ids
         if following in listed and not np.isin(cell_ids, listed).any():
@@ -155,7 +156,11 @@ class CellsWidget(QWidget):  # type: ignore[misc]
 
     @property
     def _decided(self) -> Decided | None:
-        return None if self.decisions is None else self.decisions.decided
+        """What is decided of the cells that the layer shows; None if that is of other cells."""
+        if self.decisions is None or self.layer is None:
+            return None
+        decided = self.decisions.decided
+        return decided if decided.is_of(metadata_of(self.layer)["digest"]) else None
 
     def _decide(self) -> None:
         """Follow what is decided of the layer's cells."""
@@ -177,7 +182,8 @@ class CellsWidget(QWidget):  # type: ignore[misc]
         """Say how many cells are accepted, and enable what can be pressed."""
         decided = self._decided
         if decided is None:
-            self._counted.setText(NO_CELLS if self.layer is None else NOT_EVALUATED)
+            unscored = NOT_EVALUATED if self.decisions is None else FOUND_ANEW
+            self._counted.setText(NO_CELLS if self.layer is None else unscored)
             self._counted.setToolTip("")
         else:
             accepted, by_hand = int(decided.accepted.sum()), int(decided.chosen.sum())
@@ -188,7 +194,7 @@ class CellsWidget(QWidget):  # type: ignore[misc]
 
     def _enable(self) -> None:
         for each in self.buttons.values():
-            each.setEnabled(self.decisions is not None and bool(self._chosen_ids()))
+            each.setEnabled(self._decided is not None and bool(self._chosen_ids()))
 
     # ------------------------------------------------------------------------- what it hears
 

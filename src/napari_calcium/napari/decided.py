@@ -18,7 +18,7 @@ from napari_calcium.evaluation.decision import REASONS, TITLES, counts, decide, 
 from napari_calcium.evaluation.decision import reason_words as words_of
 from napari_calcium.evaluation.evaluation import ComponentEvaluationParameters
 from napari_calcium.io.choices import read_choices
-from napari_calcium.io.session import Session
+from napari_calcium.io.session import Session, StageRecord
 
 __all__ = [
     "COLOURS",
@@ -27,6 +27,7 @@ __all__ = [
     "label_colormap",
     "label_colours",
     "of_these_cells",
+    "parameters_of",
     "read_decided",
 ]
 
@@ -81,6 +82,10 @@ class Decided:
         nothing = np.zeros(0, np.float32)
         quality = Quality(nothing, nothing, nothing, nothing.astype(bool))
         return cls(quality, ComponentEvaluationParameters(), nothing.astype(np.int64))
+
+    def is_of(self, digest: str) -> bool:
+        """Whether a layer of cells, or of their outlines, with a digest shows these cells."""
+        return bool(self.cells) and digest.startswith(self.cells)  # see `layers.layer_digests`
 
     def by(self, parameters: ComponentEvaluationParameters) -> Self:
         """Return the same cells decided by other thresholds."""
@@ -152,7 +157,7 @@ def read_decided(session: Session) -> Decided | None:
     record, cells = session.record(SCORES), session.record("source_extraction")
     assert record is not None
     assert cells is not None
-    parameters = ComponentEvaluationParameters.from_mapping(record.parameters)
+    parameters = parameters_of(record)
     return Decided(
         decide(session.quality(), parameters),
         parameters,
@@ -162,6 +167,13 @@ def read_decided(session: Session) -> Decided | None:
         cells.digest,
         record.digest,
     )
+
+
+def parameters_of(record: StageRecord) -> ComponentEvaluationParameters:
+    """Return the parameters with which cells were scored, but those of a later version."""
+    known = {each.name for each in ComponentEvaluationParameters.describe()}
+    given = {name: value for name, value in record.parameters.items() if name in known}
+    return ComponentEvaluationParameters.from_mapping(given)
 
 
 def of_these_cells(session: Session, group: str) -> bool:

@@ -25,6 +25,7 @@ from napari_calcium.napari.decided import (
     label_colormap,
     label_colours,
     of_these_cells,
+    parameters_of,
     read_decided,
 )
 from napari_calcium.napari.layers import CELLS, OUTLINES, metadata_of, session_name
@@ -71,7 +72,7 @@ class Decisions(QObject):  # type: ignore[misc]
     stored()
         What is decided is on disk.
     refused(str)
-        It could not be stored, and why.
+        It could not be stored, and why; what is on disk is taken again.
     """
 
     changed = Signal()
@@ -86,8 +87,9 @@ class Decisions(QObject):  # type: ignore[misc]
         self._shows_rejected = True
         self._painted = 0.0
         self._seen: Seen | None = None
-        self._thresholds: Future[None] | None = None
-        self._writes: list[Future[None]] = []
+        self._stored = self.decided.parameters
+        self._storing: list[Future[ComponentEvaluationParameters | None]] = []
+        self._choosing: list[Future[None]] = []
         self._paint = self._timer(MILLISECONDS_TO_PAINT, self.paint)
         self._tabulate = self._timer(MILLISECONDS_TO_TABULATE, self.tabulate)
         self._poll = self._timer(MILLISECONDS_BETWEEN_POLLS, self._look)
@@ -132,32 +134,52 @@ class Decisions(QObject):  # type: ignore[misc]
 
     def store(self) -> None:
         """Store the thresholds and what they decide; where a run is at work, when it has ended."""
-        if self._thresholds is None and not self._unstored():
+        if not self._storing and not self._unstored():
             return
-        if self._thresholds is None or self._thresholds.running() or self._thresholds.done():
-            self._thresholds = self._runner.write(self._store)
-            self._wait_for(self._thresholds)
+        last = self._storing[-1] if self._storing else None
+        if last is None or last.running() or last.done():
+            self._storing.append(self._runner.write(self._store))
+            self._poll.start()
 
-    def _store(self) -> None:
-        decide_again(self.session, self.parameters)  # those there are when their turn comes
+    def _store(self) -> ComponentEvaluationParameters | None:
+        """Store the thresholds that there are when their turn comes; none without scores."""
+        session = Session(self.session)
+        record = session.record(SCORES) if of_these_cells(session, SCORES) else None
+        if record is None:
+            return None
+        parameters = _thresholds_of(self.parameters, parameters_of(record))
+        decide_again(self.session, parameters)
+        return parameters
+
+    @property
+    def waits(self) -> bool:
+        """Whether thresholds were given that cannot be stored, as the scores are gone."""
+        return not self.decided.scores and self._unstored()
 
     def _unstored(self) -> bool:
-        """Whether the thresholds are others than those on disk."""
-        held = None if self._seen is None else self._seen.scores
-        return held is not None and dict(held.parameters) != self.parameters.to_mapping()
+        """Whether the thresholds are others than those last read or stored."""
+        return _thresholds_of(self.parameters, self._stored) != self._stored
 
-    def choose(self, cell_ids: Iterable[int], accepted: bool | None) -> None:
-        """Accept or reject cells by hand, or with None leave them to their scores; it is stored."""
-        chosen = [int(cell_id) for cell_id in cell_ids]
-        choices = {each: made for each, made in self.choices.items() if each not in chosen}
-        if accepted is not None:
-            choices |= dict.fromkeys(chosen, accepted)
-        self._take(replace(self.decided, choices=choices))
-        arguments = self.session, self.decided.cells, chosen, accepted
-        self._wait_for(self._runner.note(_choose, *arguments))
+    def choose(self, cell_ids: Iterable[int], accepted: bool | None, shown: str = "") -> None:
+        """Accept or reject cells by hand, or with None leave them to their scores; it is stored.
 
-    def _wait_for(self, write: Future[None]) -> None:
-        self._writes.append(write)
+        Parameters
+        ----------
+        cell_ids : iterable of int
+            Identities of the cells.
+        accepted : bool or None
+            What is chosen.
+        shown : str
+            Digest of the layer in which the person sees the cells; nothing is chosen if the session
+            holds others by now. Without it they are those that this is of.
+        """
+        chosen, shown = [int(cell_id) for cell_id in cell_ids], shown or self.decided.cells
+        if self.decided.is_of(shown):
+            choices = {each: made for each, made in self.choices.items() if each not in chosen}
+            if accepted is not None:
+                choices |= dict.fromkeys(chosen, accepted)
+            self._take(replace(self.decided, choices=choices))
+        self._choosing.append(self._runner.note(_choose, self.session, shown, chosen, accepted))
         self._poll.start()
 
     def _take(self, decided: Decided) -> None:
@@ -171,45 +193,58 @@ class Decisions(QObject):  # type: ignore[misc]
             self._paint.start()
 
     def renew(self) -> None:
-        """Read what is on disk, if that is not what it was when it was last read or stored."""
-        if any(write.running() for write in self._writes):
+        """Read what is on disk, if that is not what is held; thresholds not stored yet stay."""
+        if self._choosing or any(write.running() for write in self._storing):
             return  # it is being replaced
         seen = _seen(self.session)
-        if seen == self._seen:
+        if seen == self._seen and seen.choices == self.choices:
             return
         found = _read(self.session, self.decided, seen)
-        if self._thresholds is not None and found.scores:  # they are to be stored yet
+        unstored = self._unstored() and bool(self._storing or self.decided.scores)
+        if found.scores:
+            self._stored = found.parameters
+        if unstored or not found.scores:
             found = found.by(_thresholds_of(self.parameters, found.parameters))
         self._seen = seen
-        self._take(found)
-        self.paint()
-        self.tabulate()
+        if _identity(found) != _identity(self.decided):
+            self._take(found)
+            self.paint()
+            self.tabulate()
 
     def _look(self) -> None:
         """See whether what was to be stored is stored."""
-        done = [write for write in self._writes if write.done()]
-        self._writes = [write for write in self._writes if write not in done]
-        if self._thresholds in done:
-            self._thresholds = None
-        if self._writes:
+        stored = [write for write in self._storing if write.done()]
+        chosen = [write for write in self._choosing if write.done()]
+        self._storing = [write for write in self._storing if write not in stored]
+        self._choosing = [write for write in self._choosing if write not in chosen]
+        if self._storing or self._choosing:
             self._poll.start()
-        for write in done:
-            self._tell(write)
-
-    def _tell(self, write: Future[Any]) -> None:
+        for write in stored:
+            self._settle(write)
         try:
-            write.result()
-        except InputError as error:
-            show_error(str(error))
-            self._seen = None
-            self.renew()
-            self.refused.emit(str(error))
-            return
-        seen = _seen(self.session)
-        if _of_same(self.decided, seen):
-            self._seen = seen
-        self.renew()
-        self.stored.emit()
+            if stored or chosen:
+                self.renew()
+        finally:
+            for error in [*(w.exception() for w in stored), *(w.exception() for w in chosen)]:
+                self._tell(error)
+
+    def _settle(self, write: Future[ComponentEvaluationParameters | None]) -> None:
+        """Remember the thresholds that were stored; go back to them if no others could be."""
+        if write.exception() is None:
+            self._stored = write.result() or self._stored
+        elif not self._storing:  # otherwise they are to be stored once more
+            self._take(self.decided.by(_thresholds_of(self._stored, self.parameters)))
+            self.paint()
+
+    def _tell(self, error: BaseException | None) -> None:
+        """Tell what came of a write."""
+        if error is not None:
+            known = isinstance(error, InputError)
+            said = str(error) if known else f"{type(error).__name__}: {error}"
+            show_error(said)
+            self.refused.emit(said)
+        elif self.decided.scores:
+            self.stored.emit()
 
     # ------------------------------------------------------------------------------ showing
 
@@ -251,9 +286,8 @@ class Decisions(QObject):  # type: ignore[misc]
     def _layer(self, name: str) -> Any:
         """Return a layer of the cells that this is of; None where it is not shown."""
         layer = shown_layer(self._viewer, self.session, name)
-        if layer is None or not np.isin(layer.features["cell_id"], self.cell_id).all():
-            return None
-        return layer if len(self.cell_id) else None
+        shown = layer is not None and self.decided.is_of(metadata_of(layer)["digest"])
+        return layer if shown and len(self.cell_id) else None
 
     # ------------------------------------------------------------------------- what it hears
 
@@ -273,6 +307,8 @@ class Decisions(QObject):  # type: ignore[misc]
     def _on_ended(self, answer: Mapping[str, Any]) -> None:
         if "preview" not in answer:
             self.renew()
+            self.paint()  # layers may be new though nothing else is
+            self.tabulate()
 
     def _on_inserted(self, event: Any) -> None:
         about = metadata_of(event.value)
@@ -327,9 +363,13 @@ def _read(path: str, held: Decided, seen: Seen) -> Decided:
     if seen.scores is None:
         return Decided.of_nothing()
     if _of_same(held, seen):
-        parameters = ComponentEvaluationParameters.from_mapping(seen.scores.parameters)
-        return replace(held.by(parameters), choices=seen.choices)
+        return replace(held.by(parameters_of(seen.scores)), choices=seen.choices)
     return read_decided(Session(path)) or Decided.of_nothing()
+
+
+def _identity(decided: Decided) -> tuple[Any, ...]:
+    """Return all by which two decisions can differ."""
+    return decided.cells, decided.scores, decided.parameters, dict(decided.choices)
 
 
 def _thresholds_of(
@@ -340,12 +380,12 @@ def _thresholds_of(
     return replace(others, **{name: getattr(parameters, name) for name in thresholds})
 
 
-def _choose(path: str, cells: str, cell_ids: list[int], accepted: bool | None) -> None:
-    """Store a person's choice, if the session's cells are still those that the person saw."""
+def _choose(path: str, shown: str, cell_ids: list[int], accepted: bool | None) -> None:
+    """Store a person's choice, if the session's cells are still those that the person sees."""
     session = Session(path)
     record = session.record("source_extraction")
-    if record is None or record.digest != cells:
-        raise InputError(f"the cells of {path} were found anew since; choose again")
+    if record is None or not shown.startswith(record.digest):
+        raise InputError(f"the cells of {path} were found anew since; open it again and choose")
     choose(session, cell_ids, accepted)
 
 

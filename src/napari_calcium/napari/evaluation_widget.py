@@ -28,7 +28,7 @@ from napari_calcium.napari.score_histograms import ScoreHistograms
 from napari_calcium.napari.stage_form import StageWidget, button, row, wrapped
 from napari_calcium.pipeline.stages import stage_named
 
-__all__ = ["GROUPS", "RUN_FIRST", "ComponentEvaluationWidget"]
+__all__ = ["GROUPS", "RUN_FIRST", "RUN_TO_USE", "ComponentEvaluationWidget"]
 
 DECIDES = tuple(each.name for each in ComponentEvaluationParameters.describe() if each.decides)
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -40,6 +40,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Headings of the form, and the parameters under each."""
 
 RUN_FIRST = "Run to score the cells."
+RUN_TO_USE = "Run component evaluation to use these thresholds."
 NONE_ACCEPTED = "No cell is accepted; lower the thresholds."
 
 LINES = 4
@@ -84,8 +85,7 @@ class ComponentEvaluationWidget(StageWidget):
 
     def show_recorded(self) -> None:
         """Show the parameters of the session, and what they decide."""
-        if self._store_soon.isActive():  # of the session that is left
-            self._store()
+        self._keep()  # of the session that is left
         super().show_recorded()
         self._decide_soon.stop()
         self._store_soon.stop()
@@ -128,6 +128,12 @@ class ComponentEvaluationWidget(StageWidget):
         if self.decisions is not None:
             self.decisions.store()
 
+    def _keep(self) -> None:
+        """Store what was given a moment ago, before this form, or its session, is left."""
+        if self._decide_soon.isActive():
+            self._decide()
+        self._store()
+
     def _on_dragged(self, thresholds: Mapping[str, float]) -> None:
         self._fill_in(thresholds)
         self._decide()
@@ -166,6 +172,8 @@ class ComponentEvaluationWidget(StageWidget):
         if decisions is None or not scored:
             self.counts.setText(RUN_FIRST)
             self._shown = ""
+            if decisions is not None and decisions.waits and not self.runner.busy:
+                self.status.setText(RUN_TO_USE)
         else:
             if self._shown != decisions.decided.scores:
                 self._shown = decisions.decided.scores
@@ -184,6 +192,16 @@ class ComponentEvaluationWidget(StageWidget):
         """Give the histograms their room."""
         super().showEvent(event)
         QTimer.singleShot(0, self._give_room)
+
+    def hideEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Store what was given a moment ago: the dock may be closed for good."""
+        super().hideEvent(event)
+        self._keep()
+
+    def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Store what was given a moment ago."""
+        super().closeEvent(event)
+        self._keep()
 
     def _show_thresholds(self, parameters: ComponentEvaluationParameters) -> None:
         """Show thresholds that did not come from this form."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -38,9 +38,6 @@ T = TypeVar("T")
 
 MILLISECONDS_BETWEEN_POLLS = 50
 ENDINGS = ("done", "refused", "failed", "died", "cancelled")
-
-LONGEST_WRITE = 5.0
-"""How long a run waits for what is being written to a session, s."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +107,15 @@ class Writer:
             self._last = self._thread.submit(_fulfil, future, function)
         return future
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being written, or is to be and is not held."""
+        return self._last is not None and not self._last.done()
+
     def hold(self) -> None:
-        """Keep what comes from now on, when all that came before is written."""
-        if self._last is not None:
-            wait([self._last], LONGEST_WRITE)
-        self._held = []
+        """Keep what comes from now on; what came before is written yet, while this is `busy`."""
+        if self._held is None:
+            self._held = []
 
     def release(self) -> None:
         """Write what was kept."""
@@ -159,6 +160,7 @@ class Runner(QObject):  # type: ignore[misc]
         self._warm: set[str] = set()
         self._viewer = viewer
         self._stage, self._since = "", 0.0
+        self._asked = False
         self._threads = ThreadPoolExecutor(1)
         self._writer, self._notes = Writer(), Writer()
         self._ending: tuple[dict[str, Any], Future[Changes | None]] | None = None
@@ -205,13 +207,19 @@ class Runner(QObject):  # type: ignore[misc]
         """Begin a run or a preview; does nothing while another one goes on."""
         if self.busy:
             return
-        self.request = request
+        self.request, self._asked = request, False
         self._stage = ""
         self._writer.hold()
-        self.worker.request(request.message())
+        self._ask(request)
         self._timer.start()
         self._threads.submit(warm_up)
         self.started.emit(request)
+
+    def _ask(self, request: AnyRequest) -> None:
+        """Hand the worker a request, once nothing is being written to a session any more."""
+        if not self._writer.busy:
+            self._asked = True
+            self.worker.request(request.message())
 
     def cancel(self) -> None:
         """End the run at once; what was finished is kept."""
@@ -223,6 +231,9 @@ class Runner(QObject):  # type: ignore[misc]
         if self._ending is not None:
             if self._ending[1].done():
                 self._show(*self._ending)
+            return
+        if self.request is not None and not self._asked:
+            self._ask(self.request)
             return
         for answer in self.worker.poll():
             if answer["state"] == "progress":
