@@ -61,7 +61,6 @@ def evaluation_window(session: Path) -> Any:
     viewer.open(str(session), plugin=PLUGIN)
     _, form = viewer.window.add_plugin_dock_widget(PLUGIN, "Component evaluation")
     _, listed = viewer.window.add_plugin_dock_widget(PLUGIN, "Cells")
-    put_at_bottom(listed)
     QTest.qWait(1000)
     decisions = form.decisions
     strict = {"snr_upper": 6.0, "snr_lower": 3.0, "correlation_upper": 0.96}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QLabel, QScrollArea, QSizePolicy, QSplitter, QVBoxLayout, QWidget
 
@@ -15,12 +15,16 @@ from napari_calcium.napari.cell_card import CellCard
 from napari_calcium.napari.cell_table import CellTable
 from napari_calcium.napari.decided import Decided
 from napari_calcium.napari.decisions import Decisions, decisions_of
+from napari_calcium.napari.docking import placed_before, put_at_bottom
 from napari_calcium.napari.layers import CELLS, metadata_of
 from napari_calcium.napari.runner import runner_of
 from napari_calcium.napari.stage_form import button, row
 from napari_calcium.napari.traces import PIXELS_OF_A_CLICK, TracesWidget
 
 __all__ = ["BUTTONS", "CellsWidget", "cell_under", "place_of_label"]
+
+DOCK = "Cells (napari-calcium)"
+"""Name that napari gives the dock."""
 
 BUTTONS: dict[str, tuple[bool | None, str, str]] = {
     "Accept": (True, "A", "Accept the selected cells by hand, whatever their scores (A)"),
@@ -71,7 +75,7 @@ class CellsWidget(QWidget):  # type: ignore[misc]
         self.splitter = QSplitter(Qt.Orientation.Vertical)
         self.buttons = {text: self._button(text) for text in BUTTONS}
         self._counted = QLabel()
-        self._divided = False
+        self._divided, self._unplaced = False, not placed_before(DOCK)
         self._attached: list[tuple[Any, Callable[..., Any]]] = []
         self._lay_out()
         self._connect()
@@ -288,6 +292,16 @@ class CellsWidget(QWidget):  # type: ignore[misc]
             self.show_cell(*found)
 
     # -------------------------------------------------------------------------- its widgets
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Go below the canvas, unless the dock was ever put elsewhere."""
+        super().showEvent(event)
+        if self._unplaced:
+            self._unplaced = False
+            QTimer.singleShot(0, self._place)
+
+    def _place(self) -> None:
+        put_at_bottom(self)
 
     def resizeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Put the card beside the table where there is more room than below it."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from napari.settings import get_settings
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
-__all__ = ["dock_of", "put_at_bottom", "shrink", "stack", "window_size"]
+__all__ = ["dock_of", "placed_before", "put_at_bottom", "shrink", "stack", "window_size"]
 
 
 def dock_of(widget: QWidget) -> QDockWidget | None:
@@ -50,6 +51,11 @@ def shrink(widget: QWidget, size: QSize) -> None:
     window = dock.parentWidget()
     if not (window.isMaximized() or window.isFullScreen()):
         window.resize(window.size().boundedTo(size))
+
+
+def placed_before(title: str) -> bool:
+    """Whether a dock of this name was ever put somewhere by a person."""
+    return title in get_settings().application.plugin_widget_positions
 
 
 def put_at_bottom(widget: QWidget) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyqtgraph as pg
-from napari.settings import get_settings
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
@@ -16,7 +15,7 @@ from napari_calcium.io.export import KINDS, kind_of_change
 from napari_calcium.io.session import Session
 from napari_calcium.napari.cell_traces import CellTraces, read_cell
 from napari_calcium.napari.decisions import Decisions, decisions_of
-from napari_calcium.napari.docking import put_at_bottom
+from napari_calcium.napari.docking import placed_before, put_at_bottom
 from napari_calcium.napari.layers import CELLS, metadata_of
 from napari_calcium.napari.time_plots import TimePlots
 
@@ -124,7 +123,7 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         self._plots = TimePlots(napari_viewer, "", tuple(LABELS.values()), compact=True)
         self.plots, self.cursors = self._plots.plots, self._plots.cursors
         self.boxes = {name: _box(name, curve) for name, curve in CURVES.items()}
-        self._unplaced = DOCK not in get_settings().application.plugin_widget_positions
+        self._unplaced = not placed_before(DOCK)
         self._lay_out()
         self.curves = self._curves()
         self._draw()
