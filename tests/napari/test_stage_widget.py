@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QSize, QTimer
 
 from napari_calcium.errors import InputError
 from napari_calcium.io.session import Session
+from napari_calcium.napari.docking import shrink, window_size
 from napari_calcium.napari.layers import metadata_of
 from napari_calcium.napari.viewing import outdated_stages, shown_layer
 from napari_calcium.pipeline.recipe import Recipe
@@ -325,3 +326,37 @@ def test_a_recording_marked_elsewhere_is_not_marked_back(
     widget.show_recorded()
     assert widget.form.values()["modality"] == "one-photon"
     assert widget.form.values()["frame_rate"] == 10.0
+
+
+@pytest.mark.parametrize("pause", [0, 300])
+def test_forms_that_become_tabs_do_not_make_the_window_higher(
+    qtbot: Any, make_napari_viewer_proxy: Any, pause: int
+) -> None:
+    """By themselves they would, by the height of the form that is opened second.
+
+    Whether a person opens one after the other, or a start of napari all at once.
+    """
+    titles = ("Motion correction", "Source extraction", "dF/F")
+    viewer = make_napari_viewer_proxy(show=True)
+    window = viewer.__wrapped__.window._qt_window
+    window.resize(1200, 800)
+    qtbot.wait(200)
+    before = window.height()
+    for title in titles:
+        viewer.window.add_plugin_dock_widget("napari-calcium", title)
+        qtbot.wait(pause)
+    qtbot.wait(300)
+    assert window.height() <= before
+
+
+@pytest.mark.parametrize("size", [QSize(900, 650), QSize(5000, 5000)])
+def test_a_window_is_only_made_smaller(
+    qtbot: Any, make_napari_viewer_proxy: Any, size: QSize
+) -> None:
+    viewer = make_napari_viewer_proxy(show=True)
+    viewer.__wrapped__.window._qt_window.resize(1100, 800)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-calcium", "Summary images")
+    qtbot.wait(200)
+    before = window_size(viewer)
+    shrink(widget, size)
+    assert window_size(viewer) == before.boundedTo(size)
