@@ -71,7 +71,8 @@ def test_a_session_opens_with_everything_in_it(
     assert {metadata_of(layer)["session"] for layer in layers} == {str(finished)}
     assert viewer.dims.range[0][:2] == (0, 199)
     features = viewer.layers["cells"].features
-    scores, decided = ["snr", "spatial_correlation", "size"], ["accepted", "reason", "choice"]
+    scores = ["snr", "spatial_correlation", "cnn_probability", "size"]
+    decided = ["accepted", "reason", "choice"]
     assert list(features) == ["index", "cell_id", *scores, *decided, "f0_floored"]
 
 

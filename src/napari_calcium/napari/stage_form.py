@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QScrollArea,
+    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -155,6 +156,8 @@ class StageWidget(QWidget):  # type: ignore[misc]
 
     def _lay_out(self) -> None:
         layout = QVBoxLayout(self)
+        # or napari adds room below that nobody needs, in a second window of a process even more
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout.addWidget(wrapped(self.stage.summary))
         for widget in self._above():
             layout.addWidget(widget)
