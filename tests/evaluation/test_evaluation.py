@@ -21,7 +21,7 @@ from napari_calcium.evaluation.evaluation import (
     why_not_asked,
 )
 from napari_calcium.evaluation.snr import trace_snr
-from napari_calcium.evaluation.spatial_correlation import spatial_correlation
+from napari_calcium.evaluation.spatial_correlation import correlations, triggered_images
 from napari_calcium.movie import Movie
 
 FIELD = (37, 53)
@@ -92,8 +92,8 @@ def test_cells_are_accepted_and_noise_is_not() -> None:
     assert np.isnan(quality.cnn_probability).all()
     raw = components.traces + components.residuals
     np.testing.assert_array_equal(quality.snr, trace_snr(raw, 10.0, PARAMETERS.decay_time))
-    correlation = spatial_correlation(movie, delayed(components), PARAMETERS.decay_time)
-    np.testing.assert_array_equal(quality.spatial_correlation, correlation.compute())
+    images = triggered_images(movie, delayed(components), PARAMETERS.decay_time).compute()
+    np.testing.assert_array_equal(quality.spatial_correlation, correlations(components, images))
     assert abs(quality.spatial_correlation[2]) < 0.4
 
 

@@ -8,13 +8,12 @@ import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from dask.delayed import delayed
+from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from napari_calcium.components import Background, Components
 from napari_calcium.evaluation.spatial_correlation import (
     correlations,
-    spatial_correlation,
     transient_weights,
     triggered_images,
 )
@@ -62,6 +61,12 @@ def movie_of(components: Components) -> Movie:
     noise = np.random.default_rng(2).normal(0, NOISE, (N_FRAMES, *FIELD))
     frames = (pixels.T.reshape(N_FRAMES, *FIELD) + noise).round().astype(np.int16)
     return Movie(da.from_array(frames, chunks=(100, 20, 53)), 10.0)
+
+
+def spatial_correlation(movie: Movie, components: Delayed, decay_time: float) -> Delayed:
+    """The score as the stage makes it."""
+    images = triggered_images(movie, components, decay_time)
+    return delayed(correlations)(components, images)
 
 
 def scores(movie: Movie, components: Components) -> NDArray[np.float32]:

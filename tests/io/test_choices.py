@@ -69,6 +69,15 @@ def test_choices_are_of_the_cells_they_were_made_of(handmade: Session) -> None:
     assert len(log(handmade)) == 2
 
 
+def test_a_choice_of_cells_that_are_gone_is_refused(handmade: Session) -> None:
+    record = handmade.record("source_extraction")
+    assert record is not None
+    choose(handmade, [4], False, of=record.digest)
+    with pytest.raises(InputError, match="were found anew since; choose again"):
+        choose(handmade, [7], False, of="another")
+    assert read_choices(handmade) == {4: False}
+
+
 def test_zarr_reads_the_group(handmade: Session) -> None:
     choose(handmade, [4], False)
     names = {name for name, _ in zarr.open_group(handmade.path, mode="r").members()}

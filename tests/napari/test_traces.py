@@ -72,6 +72,23 @@ def test_a_click_shows_the_cell_that_is_there(viewer: Any, dock: Any, session: S
         assert viewer.layers["cells"].selected_label == cell_id + 1
 
 
+def test_a_click_reads_the_cell_once(
+    viewer: Any, dock: Any, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long recordings take a while; also of the label that is selected from the start."""
+    asked: list[int] = []
+
+    def counted(session: Session, cell_id: int, *rest: Any) -> Any:
+        asked.append(cell_id)
+        return read_cell(session, cell_id, *rest)
+
+    monkeypatch.setattr("napari_calcium.napari.traces.read_cell", counted)
+    wanted = session.read("source_extraction/cell_id")[:3].tolist()
+    for row in range(3):
+        click(viewer, place_of(session, row))
+    assert asked == wanted
+
+
 def test_plots_that_appear_fill_the_dock(
     make_napari_viewer: Any, qtbot: Any, finished: Path, session: Session
 ) -> None:

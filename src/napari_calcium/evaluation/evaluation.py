@@ -220,7 +220,7 @@ def overlaps(footprints: sp.csc_array) -> tuple[NDArray[np.int64], NDArray[np.fl
     ([[0, 1], [0, 2]], [1.0, 0.5])
     """
     inside = masks(footprints)
-    area = areas(footprints)
+    area = np.diff(inside.indptr)
     both = sp.coo_array(inside.T @ inside)
     first, second = both.coords
     part = both.data / np.maximum(np.minimum(area[first], area[second]), 1)

@@ -19,32 +19,11 @@ from napari_calcium.components import Components
 from napari_calcium.footprints import cosines, dilated_support
 from napari_calcium.movie import Movie, summed
 
-__all__ = ["correlations", "spatial_correlation", "transient_weights", "triggered_images"]
+__all__ = ["correlations", "transient_weights", "triggered_images"]
 
 TRANSIENTS = 10
 OVERLAP = 0.1  # cosine above which another cell counts as a neighbour
 DILATION = 2  # px around the footprint that are compared too
-
-
-def spatial_correlation(movie: Movie, components: Delayed, decay_time: float) -> Delayed:
-    """Correlate every footprint with the movie at its cell's transients, in one pass.
-
-    Parameters
-    ----------
-    movie : Movie
-        The registered movie the cells were found in.
-    components : Delayed of Components
-        The cells.
-    decay_time : float
-        Time a transient lasts, s; its frames are averaged.
-
-    Returns
-    -------
-    Delayed of ndarray (cell,), float32
-        -1 to 1; 0 for a cell without a transient or without pixels.
-    """
-    images = triggered_images(movie, components, decay_time)
-    return delayed(correlations, pure=True)(components, images)
 
 
 def triggered_images(movie: Movie, components: Delayed, decay_time: float) -> Delayed:

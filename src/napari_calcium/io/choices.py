@@ -57,7 +57,9 @@ def read_choices(session: Session) -> dict[int, bool]:
     return chosen
 
 
-def choose(session: Session, cell_ids: Iterable[int], accepted: bool | None) -> None:
+def choose(
+    session: Session, cell_ids: Iterable[int], accepted: bool | None, *, of: str | None = None
+) -> None:
     """Accept or reject cells by hand, or leave them to their scores again.
 
     Parameters
@@ -68,13 +70,18 @@ def choose(session: Session, cell_ids: Iterable[int], accepted: bool | None) -> 
         Identities of the cells.
     accepted : bool or None
         None takes earlier choices back.
+    of : str, optional
+        Digest of the source extraction whose cells these are; that of now if not given.
 
     Raises
     ------
     InputError
-        If the session has no such cell, or cannot be written.
+        If the session has no such cell, holds the cells of another extraction, or cannot be
+        written.
     """
     record = session.record(CELLS)
+    if of is not None and (record is None or record.digest != of):
+        raise InputError(f"the cells of {session.path} were found anew since; choose again")
     known = set() if record is None else set(session.read(f"{CELLS}/cell_id").tolist())
     chosen = [int(cell_id) for cell_id in cell_ids]
     if unknown := [cell_id for cell_id in chosen if cell_id not in known]:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QSize, Qt, QTimer
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QKeySequence, QShortcut
-from qtpy.QtWidgets import QLabel, QScrollArea, QSizePolicy, QSplitter, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QScrollArea, QSizePolicy, QSplitter, QVBoxLayout
 
 from napari_calcium.napari.cell_card import CellCard
 from napari_calcium.napari.cell_table import CellTable
+from napari_calcium.napari.clicking import shown_where_clicked
 from napari_calcium.napari.decided import Decided
 from napari_calcium.napari.decisions import Decisions, decisions_of
-from napari_calcium.napari.docking import placed_before, put_at_bottom
+from napari_calcium.napari.docking import BottomDock
 from napari_calcium.napari.layers import CELLS, metadata_of
 from napari_calcium.napari.runner import runner_of
 from napari_calcium.napari.stage_form import button, row
-from napari_calcium.napari.traces import PIXELS_OF_A_CLICK, TracesWidget
+from napari_calcium.napari.traces import TracesWidget
 
-__all__ = ["BUTTONS", "CellsWidget", "cell_under", "place_of_label"]
+__all__ = ["BUTTONS", "CellsWidget", "place_of_label"]
 
 DOCK = "Cells (napari-calcium)"
 """Name that napari gives the dock."""
@@ -43,7 +44,7 @@ SIZE, HEIGHT_OF_CARD, WIDTH_OF_CARD = (420, 700), 355, 345
 """Size of the dock at first, height of the card below the table, and its width at least, px."""
 
 
-class CellsWidget(QWidget):  # type: ignore[misc]
+class CellsWidget(BottomDock):
     """A dock with a table of a session's cells and what is known of the one that is looked at.
 
     Parameters
@@ -66,7 +67,7 @@ class CellsWidget(QWidget):  # type: ignore[misc]
     """
 
     def __init__(self, napari_viewer: Any) -> None:
-        super().__init__()
+        super().__init__(DOCK)
         self.viewer = napari_viewer
         self.layer: Any = None
         self.cell_id: int | None = None
@@ -75,7 +76,7 @@ class CellsWidget(QWidget):  # type: ignore[misc]
         self.splitter = QSplitter(Qt.Orientation.Vertical)
         self.buttons = {text: self._button(text) for text in BUTTONS}
         self._counted = QLabel()
-        self._divided, self._unplaced = False, not placed_before(DOCK)
+        self._divided = False
         self._attached: list[tuple[Any, Callable[..., Any]]] = []
         self._lay_out()
         self._connect()
@@ -218,7 +219,7 @@ class CellsWidget(QWidget):  # type: ignore[misc]
         ]
         callbacks, on_click, attached = (
             self.viewer.mouse_drag_callbacks,
-            self._on_click,
+            shown_where_clicked(self.show_cell),
             self._attached,
         )
         callbacks.append(on_click)
@@ -281,27 +282,7 @@ class CellsWidget(QWidget):  # type: ignore[misc]
         if cell_ids and current is not None:
             self._move_to(current)
 
-    def _on_click(self, viewer: Any, event: Any) -> Iterator[None]:
-        """Show the cell under the pointer when the button is let go where it was pressed."""
-        start = tuple(event.pos)
-        yield
-        while event.type == "mouse_move":
-            yield
-        moved = max(abs(a - b) for a, b in zip(start, event.pos, strict=True))
-        if moved <= PIXELS_OF_A_CLICK and (found := cell_under(self.viewer, event)) is not None:
-            self.show_cell(*found)
-
     # -------------------------------------------------------------------------- its widgets
-
-    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Go below the canvas, unless the dock was ever put elsewhere."""
-        super().showEvent(event)
-        if self._unplaced:
-            self._unplaced = False
-            QTimer.singleShot(0, self._place)
-
-    def _place(self) -> None:
-        put_at_bottom(self)
 
     def resizeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Put the card beside the table where there is more room than below it."""
@@ -347,25 +328,6 @@ class CellsWidget(QWidget):  # type: ignore[misc]
         layout.addLayout(row(*self.buttons.values()))
         layout.addWidget(self._counted)
         self._counted.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-
-
-def cell_under(viewer: Any, event: Any) -> tuple[Any, int] | None:
-    """Return the layer and the identity of the cell under the mouse; None where there is none.
-
-    Layers from which labels are picked or on which a person paints are left out.
-    """
-    for layer in reversed(list(viewer.layers)):
-        if metadata_of(layer).get("layer") != CELLS or not layer.visible:
-            continue
-        label = layer.get_value(
-            event.position,
-            view_direction=event.view_direction,
-            dims_displayed=event.dims_displayed,
-            world=True,
-        )
-        if label and layer.mode == "pan_zoom":
-            return layer, int(label) - 1
-    return None
 
 
 def place_of_label(labels: NDArray[np.integer], label: int) -> NDArray[np.float64] | None:

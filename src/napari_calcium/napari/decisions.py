@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,7 +33,7 @@ from napari_calcium.napari.runner import runner_of
 from napari_calcium.napari.viewing import show_colormap, shown_layer
 from napari_calcium.pipeline.deciding import decide_again
 
-__all__ = ["MARK", "Decisions", "decisions_of"]
+__all__ = ["MARK", "Decisions", "decisions_of", "single_shot"]
 
 MARK = (1.0, 1.0, 1.0, 1.0)
 """Colour of the outlines of the cells that are looked at."""
@@ -90,9 +90,9 @@ class Decisions(QObject):  # type: ignore[misc]
         self._stored = self.decided.parameters
         self._storing: list[Future[ComponentEvaluationParameters | None]] = []
         self._choosing: list[Future[None]] = []
-        self._paint = self._timer(MILLISECONDS_TO_PAINT, self.paint)
-        self._tabulate = self._timer(MILLISECONDS_TO_TABULATE, self.tabulate)
-        self._poll = self._timer(MILLISECONDS_BETWEEN_POLLS, self._look)
+        self._paint = single_shot(self, MILLISECONDS_TO_PAINT, self.paint)
+        self._tabulate = single_shot(self, MILLISECONDS_TO_TABULATE, self.tabulate)
+        self._poll = single_shot(self, MILLISECONDS_BETWEEN_POLLS, self._look)
         self._connect()
         self.renew()
 
@@ -291,13 +291,6 @@ class Decisions(QObject):  # type: ignore[misc]
 
     # ------------------------------------------------------------------------- what it hears
 
-    def _timer(self, milliseconds: int, slot: Any) -> QTimer:
-        timer = QTimer(self)
-        timer.setSingleShot(True)
-        timer.setInterval(milliseconds)
-        timer.timeout.connect(slot)
-        return timer
-
     def _connect(self) -> None:
         self._runner.ended.connect(self._on_ended)
         inserted, callback = self._viewer.layers.events.inserted, self._on_inserted
@@ -314,6 +307,15 @@ class Decisions(QObject):  # type: ignore[misc]
         about = metadata_of(event.value)
         if about.get("session") == self.session and about.get("layer") in (CELLS, OUTLINES):
             self._paint.start()
+
+
+def single_shot(parent: QObject, milliseconds: int, slot: Callable[[], None]) -> QTimer:
+    """Return a timer that calls once, so long after it was started last."""
+    timer = QTimer(parent)
+    timer.setSingleShot(True)
+    timer.setInterval(milliseconds)
+    timer.timeout.connect(slot)
+    return timer
 
 
 def decisions_of(viewer: Any, session: str) -> Decisions | None:
@@ -386,7 +388,7 @@ def _choose(path: str, shown: str, cell_ids: list[int], accepted: bool | None) -
     record = session.record("source_extraction")
     if record is None or not shown.startswith(record.digest):
         raise InputError(f"the cells of {path} were found anew since; open it again and choose")
-    choose(session, cell_ids, accepted)
+    choose(session, cell_ids, accepted, of=record.digest)
 
 
 def _paint_labels(layer: Any, labels: NDArray[np.int64], colours: NDArray[np.float32]) -> None:

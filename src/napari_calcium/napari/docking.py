@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from napari.settings import get_settings
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
-__all__ = ["dock_of", "placed_before", "put_at_bottom", "shrink", "stack", "window_size"]
+__all__ = ["BottomDock", "dock_of", "put_at_bottom", "shrink", "stack", "window_size"]
 
 
 def dock_of(widget: QWidget) -> QDockWidget | None:
@@ -53,9 +53,28 @@ def shrink(widget: QWidget, size: QSize) -> None:
         window.resize(window.size().boundedTo(size))
 
 
-def placed_before(title: str) -> bool:
-    """Whether a dock of this name was ever put somewhere by a person."""
-    return title in get_settings().application.plugin_widget_positions
+class BottomDock(QWidget):  # type: ignore[misc]
+    """A widget whose dock goes below the canvas, unless a person ever put it elsewhere.
+
+    Parameters
+    ----------
+    title : str
+        Name that napari gives the dock.
+    """
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self._unplaced = title not in get_settings().application.plugin_widget_positions
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Go to its place when it is shown first."""
+        super().showEvent(event)
+        if self._unplaced:
+            self._unplaced = False
+            QTimer.singleShot(0, self._place)
+
+    def _place(self) -> None:
+        put_at_bottom(self)
 
 
 def put_at_bottom(widget: QWidget) -> None:

@@ -23,7 +23,7 @@ from napari_calcium.evaluation.decision import THRESHOLDS
 from napari_calcium.evaluation.evaluation import ComponentEvaluationParameters, why_not_asked
 from napari_calcium.io.session import Session
 from napari_calcium.napari.decided import SCORES
-from napari_calcium.napari.decisions import Decisions, decisions_of
+from napari_calcium.napari.decisions import Decisions, decisions_of, single_shot
 from napari_calcium.napari.score_histograms import ScoreHistograms
 from napari_calcium.napari.stage_form import StageWidget, button, row, wrapped
 from napari_calcium.pipeline.stages import stage_named
@@ -231,19 +231,12 @@ class ComponentEvaluationWidget(StageWidget):
 
     def _connect(self) -> None:
         super()._connect()
-        self._decide_soon = self._timer(MILLISECONDS_TO_DECIDE, self._decide)
-        self._store_soon = self._timer(MILLISECONDS_TO_STORE, self._store)
+        self._decide_soon = single_shot(self, MILLISECONDS_TO_DECIDE, self._decide)
+        self._store_soon = single_shot(self, MILLISECONDS_TO_STORE, self._store)
         self.histograms.dragged.connect(self._on_dragged)
         self.histograms.released.connect(self._store)
         for name in (*DECIDES, "classifier"):
             self.form.fields[name].changed.connect(lambda _: self._on_field())
-
-    def _timer(self, milliseconds: int, slot: Any) -> QTimer:
-        timer = QTimer(self)
-        timer.setSingleShot(True)
-        timer.setInterval(milliseconds)
-        timer.timeout.connect(slot)
-        return timer
 
     def _on_rejected(self, wanted: bool) -> None:
         if self.decisions is not None and self.decisions.shows_rejected != wanted:

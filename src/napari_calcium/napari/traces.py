@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyqtgraph as pg
-from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor, QIcon, QPixmap
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout
 
 from napari_calcium.io.export import KINDS, kind_of_change
 from napari_calcium.io.session import Session
 from napari_calcium.napari.cell_traces import CellTraces, read_cell
+from napari_calcium.napari.clicking import shown_where_clicked
 from napari_calcium.napari.decisions import Decisions, decisions_of
-from napari_calcium.napari.docking import placed_before, put_at_bottom
+from napari_calcium.napari.docking import BottomDock
 from napari_calcium.napari.layers import CELLS, metadata_of
 from napari_calcium.napari.time_plots import TimePlots
 
 __all__ = ["CURVES", "Curve", "TracesWidget"]
 
-PIXELS_OF_A_CLICK = 3
 HINT = "Click on a cell to see its traces"
 DOCK = "Traces (napari-calcium)"
 """Name that napari gives the dock."""
@@ -91,7 +89,7 @@ CURVES = {
 DETRENDED = "Fluorescence less F0 (counts): one-photon recordings have no dF/F"
 
 
-class TracesWidget(QWidget):  # type: ignore[misc]
+class TracesWidget(BottomDock):
     """A dock that shows the traces of one cell against time in seconds.
 
     Parameters
@@ -112,7 +110,7 @@ class TracesWidget(QWidget):  # type: ignore[misc]
     """
 
     def __init__(self, napari_viewer: Any) -> None:
-        super().__init__()
+        super().__init__(DOCK)
         self.viewer = napari_viewer
         self.layer: Any = None
         self.cell_id: int | None = None
@@ -123,7 +121,6 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         self._plots = TimePlots(napari_viewer, "", tuple(LABELS.values()), compact=True)
         self.plots, self.cursors = self._plots.plots, self._plots.cursors
         self.boxes = {name: _box(name, curve) for name, curve in CURVES.items()}
-        self._unplaced = not placed_before(DOCK)
         self._lay_out()
         self.curves = self._curves()
         self._draw()
@@ -211,16 +208,6 @@ class TracesWidget(QWidget):  # type: ignore[misc]
             self.cell = replace(self.cell, decision=why)
             self._say(self.cell)
 
-    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Go below the canvas, unless the dock was ever put elsewhere."""
-        super().showEvent(event)
-        if self._unplaced:
-            self._unplaced = False
-            QTimer.singleShot(0, self._place)
-
-    def _place(self) -> None:
-        put_at_bottom(self)
-
     def _lay_out(self) -> None:
         layout, row = QVBoxLayout(self), QHBoxLayout()
         layout.setContentsMargins(0, 0, 0, 0)
@@ -247,7 +234,8 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         """Follow the viewer until this widget is destroyed."""
         events = self.viewer.layers.events
         pairs = [(events.inserted, self._on_inserted), (events.removed, self._on_removed)]
-        callbacks, on_click = self.viewer.mouse_drag_callbacks, self._on_click
+        callbacks = self.viewer.mouse_drag_callbacks
+        on_click = shown_where_clicked(self._on_clicked)
         callbacks.append(on_click)
         for emitter, callback in pairs:
             emitter.connect(callback)
@@ -289,29 +277,11 @@ class TracesWidget(QWidget):  # type: ignore[misc]
         if metadata_of(self.layer)["digest"] != self._digest:
             self.show_cell(self.layer, self.cell_id)
 
-    def _on_click(self, viewer: Any, event: Any) -> Iterator[None]:
-        """Show the cell under the pointer when the button is let go where it was pressed."""
-        start = tuple(event.pos)
-        yield
-        while event.type == "mouse_move":
-            yield
-        if max(abs(a - b) for a, b in zip(start, event.pos, strict=True)) <= PIXELS_OF_A_CLICK:
-            self._pick(event)
-
-    def _pick(self, event: Any) -> None:
-        for layer in reversed(list(self.viewer.layers)):
-            if metadata_of(layer).get("layer") != CELLS or not layer.visible:
-                continue
-            label = layer.get_value(
-                event.position,
-                view_direction=event.view_direction,
-                dims_displayed=event.dims_displayed,
-                world=True,
-            )
-            if label and layer.mode == "pan_zoom":
-                layer.selected_label = int(label)
-                self.show_cell(layer, int(label) - 1)
-                return
+    def _on_clicked(self, layer: Any, cell_id: int) -> None:
+        """Show the cell that was clicked on, also where its label was selected already."""
+        layer.selected_label = cell_id + 1
+        if (self.layer, self.cell_id) != (layer, cell_id):
+            self.show_cell(layer, cell_id)
 
 
 def _box(name: str, curve: Curve) -> QCheckBox:
