@@ -25,6 +25,7 @@ NOUNS = {
     "shifts",
     "components",
     "footprints",
+    "keras_models",
     "scenery",
     "simulation",
     "traces",

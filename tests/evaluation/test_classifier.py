@@ -15,7 +15,8 @@ from napari_calcium.errors import InputError
 from napari_calcium.evaluation import classifier
 from napari_calcium.evaluation.classifier import SHIPPED, check_classifier, cnn_probability
 from napari_calcium.evaluation.crops import SIDE
-from napari_calcium.evaluation.network import build_network, import_keras, save_model
+from napari_calcium.evaluation.network import build_network
+from napari_calcium.keras_models import import_keras, save_model
 
 pytestmark = pytest.mark.tensorflow
 

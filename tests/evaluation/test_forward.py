@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from napari_calcium.evaluation import forward
 from napari_calcium.evaluation.forward import UnknownLayerError, read_forward
-from napari_calcium.evaluation.network import import_keras
+from napari_calcium.keras_models import import_keras
 
 pytestmark = pytest.mark.tensorflow
 

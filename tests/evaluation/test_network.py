@@ -13,6 +13,7 @@ from napari_calcium.errors import InputError
 from napari_calcium.evaluation import network
 from napari_calcium.evaluation.crops import SIDE
 from napari_calcium.evaluation.examples import Examples
+from napari_calcium.keras_models import import_keras, save_model
 
 pytestmark = pytest.mark.tensorflow
 
@@ -50,7 +51,7 @@ def test_it_learns_what_can_be_learnt(trained: Any) -> None:
 
 
 def test_it_is_small(trained: Any, tmp_path: Path) -> None:
-    network.save_model(trained, tmp_path / "model.keras")
+    save_model(trained, tmp_path / "model.keras")
     assert 50_000 < trained.count_params() < 300_000
     assert (tmp_path / "model.keras").stat().st_size < 2e6
     assert list(tmp_path.iterdir()) == [tmp_path / "model.keras"]
@@ -67,7 +68,7 @@ def test_the_same_training_gives_the_same_file_and_another_seed_another(tmp_path
             batches=1,
             progress=lambda *at: told.append(at),
         )
-        network.save_model(model, tmp_path / f"{name}.keras")
+        save_model(model, tmp_path / f"{name}.keras")
     first, second, third = (
         (tmp_path / f"{name}.keras").read_bytes() for name in ("first", "second", "third")
     )
@@ -77,7 +78,7 @@ def test_the_same_training_gives_the_same_file_and_another_seed_another(tmp_path
 
 
 def test_the_file_holds_no_date_and_no_place_in_memory(trained: Any, tmp_path: Path) -> None:
-    network.save_model(trained, tmp_path / "model.keras")
+    save_model(trained, tmp_path / "model.keras")
     with zipfile.ZipFile(tmp_path / "model.keras") as file:
         assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert b"date" not in file.read("metadata.json")
@@ -88,8 +89,8 @@ def test_the_file_holds_no_date_and_no_place_in_memory(trained: Any, tmp_path: P
 
 
 def test_a_stored_model_gives_the_same_probabilities(trained: Any, tmp_path: Path) -> None:
-    network.save_model(trained, tmp_path / "model.keras")
-    keras = network.import_keras()
+    save_model(trained, tmp_path / "model.keras")
+    keras = import_keras()
     again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     crops = blobs(30, 7).crops
     np.testing.assert_array_equal(network.ask(again, crops), network.ask(trained, crops))
@@ -226,4 +227,4 @@ def test_a_report_is_of_what_it_says() -> None:
 def test_tensorflow_that_cannot_be_imported_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tensorflow", None)
     with pytest.raises(InputError, match=r"TensorFlow cannot be imported .*pip install"):
-        network.import_keras()
+        import_keras()

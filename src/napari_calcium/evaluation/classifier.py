@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from napari_calcium.errors import InputError
 from napari_calcium.evaluation.crops import SIDE, footprint_crops
 from napari_calcium.evaluation.forward import Forward, UnknownLayerError, read_forward
-from napari_calcium.evaluation.network import ask, import_keras
+from napari_calcium.evaluation.network import ask
 from napari_calcium.footprints import at_border
+from napari_calcium.keras_models import import_keras
 
 __all__ = ["SHIPPED", "check_classifier", "cnn_probability", "model_digest"]
 

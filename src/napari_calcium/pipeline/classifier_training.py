@@ -29,11 +29,10 @@ from napari_calcium.evaluation.network import (
     EPOCHS,
     ask,
     domains,
-    import_keras,
     report,
-    save_model,
     train,
 )
+from napari_calcium.keras_models import import_keras, save_model
 from napari_calcium.pipeline.classifier_examples import simulated_examples
 from napari_calcium.pipeline.run import Progress
 

@@ -1,0 +1,162 @@
+"""The networks: the published one, and one that is told of noise, frame rate and kinetics.
+
+Both are fully convolutional: one pass gives the rate of every frame of a trace of any length.
+Keras is imported only inside the functions that build one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from napari_calcium.keras_models import import_keras
+from napari_calcium.spikes.features import N_FEATURES
+
+__all__ = [
+    "AFTER",
+    "BEFORE",
+    "CHANNELS",
+    "DILATIONS",
+    "TAPS",
+    "WINDOW",
+    "Design",
+    "build_conditioned",
+    "build_published",
+    "build_windowed",
+]
+
+Design = Literal["conditioned", "published"]
+
+WINDOW = 64
+"""Frames that the published network sees for one frame of the result."""
+
+BEFORE, AFTER = 32, 31
+"""How many of them are before that frame, and after it."""
+
+CHANNELS = 32
+FIRST_TAPS = 9
+TAPS = 5
+DILATIONS = (1, 2, 4, 8, 16, 32)
+HIDDEN = 32
+DROPPED = 0.1
+"""Part of the statistics that is hidden from the network at random, in training."""
+
+QUIET = -2.0
+"""Where the rate starts before training, before it is made positive: near no spikes."""
+
+
+def build_conditioned(
+    channels: int = CHANNELS, dilations: tuple[int, ...] = DILATIONS, taps: int = TAPS
+) -> Any:
+    """Return a new network for any frame rate and noise, as a Keras model.
+
+    Convolutions over the trace, each reaching twice as far as the one before and added to it; what
+    each sees is scaled and shifted by what the statistics of the whole trace say.
+
+    Parameters
+    ----------
+    channels : int
+        Filters of each convolution.
+    dilations : tuple of int
+        Of the convolutions, in frames.
+    taps : int
+        Of each.
+
+    Returns
+    -------
+    keras.Model
+        Takes ``trace`` (n, time, 2), see `features.channels`, and ``features`` (n, feature); gives
+        spikes per frame (n, time, 1), not smoothed, 0 or more. The trace is taken to be at its
+        baseline before its first frame and after its last one.
+    """
+    keras = import_keras(fast=True)
+    layers = keras.layers
+    trace = layers.Input((None, 2), name="trace")
+    features = layers.Input((N_FEATURES,), name="features")
+    told = layers.Normalization(name="normalise")(features)
+    told = layers.Dropout(DROPPED, name="hide")(told)
+    told = layers.Dense(HIDDEN, activation="relu", name="told_0")(told)
+    told = layers.Dense(HIDDEN, activation="relu", name="told_1")(told)
+
+    def adapted(values: Any, name: str) -> Any:
+        scale = layers.Dense(channels, kernel_initializer="zeros", name=f"scale_{name}")(told)
+        shift = layers.Dense(channels, kernel_initializer="zeros", name=f"shift_{name}")(told)
+        scaled = layers.Multiply()([values, layers.Reshape((1, channels))(scale)])
+        moved = layers.Add()([values, scaled, layers.Reshape((1, channels))(shift)])
+        return layers.ReLU()(moved)
+
+    values = layers.Conv1D(channels, FIRST_TAPS, padding="same", name="first")(trace)
+    for i, dilation in enumerate(dilations):
+        seen = layers.Conv1D(
+            channels,
+            taps,
+            dilation_rate=dilation,
+            padding="same",
+            activation="relu",
+            name=f"conv_{i}",
+        )(adapted(values, str(i)))
+        values = layers.Add()([values, layers.Dense(channels, name=f"mix_{i}")(seen)])
+    seen = layers.Dense(channels // 2, activation="relu", name="last")(adapted(values, "last"))
+    quiet = keras.initializers.Constant(QUIET)
+    rate = layers.Dense(1, activation="softplus", bias_initializer=quiet, name="rate")(seen)
+    gain = layers.Dense(1, activation="exponential", kernel_initializer="zeros", name="gain")(told)
+    return keras.Model([trace, features], layers.Multiply()([rate, layers.Reshape((1, 1))(gain)]))
+
+
+def build_published() -> Any:
+    """Return a new network of the published design, fully convolutional, as a Keras model.
+
+    Each pooling of the windowed form becomes a maximum of neighbours, and what follows it is spread
+    by two; the last, dense layer becomes a convolution over the two places that are left.
+
+    Returns
+    -------
+    keras.Model
+        Takes dF/F (n, time, 1); gives smoothed spikes per frame (n, time - 63, 1), the first of
+        which is that of frame `BEFORE`. 34,381 weights.
+
+    References
+    ----------
+    .. [1] Rupprecht et al., Nature Neuroscience 2021, doi:10.1038/s41593-021-00895-5
+    """
+    keras = import_keras(fast=True)
+    layers = keras.layers
+    trace = layers.Input((None, 1), name="trace")
+    values = layers.Conv1D(30, 31, activation="relu", name="conv_0")(trace)
+    values = layers.Conv1D(40, 19, activation="relu", name="conv_1")(values)
+    values = layers.MaxPooling1D(2, strides=1)(values)
+    values = layers.Conv1D(50, 5, dilation_rate=2, activation="relu", name="conv_2")(values)
+    values = layers.Maximum()(
+        [layers.Cropping1D((0, 2))(values), layers.Cropping1D((2, 0))(values)]
+    )
+    values = layers.Dense(10, activation="relu", name="dense")(values)
+    return keras.Model(trace, layers.Conv1D(1, 2, dilation_rate=4, name="rate")(values))
+
+
+def build_windowed() -> Any:
+    """Return a new network as it was published, for windows of 64 frames, as a Keras model.
+
+    Returns
+    -------
+    keras.Model
+        Takes windows of dF/F (n, 64, 1); gives the smoothed spikes (n, 1) of frame `BEFORE` of
+        each. Its weights are those of `build_published`, the last ones in another shape.
+
+    References
+    ----------
+    .. [1] Rupprecht et al., Nature Neuroscience 2021, doi:10.1038/s41593-021-00895-5
+    """
+    keras = import_keras(fast=True)
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            layers.Input((WINDOW, 1)),
+            layers.Conv1D(30, 31, activation="relu"),
+            layers.Conv1D(40, 19, activation="relu"),
+            layers.MaxPooling1D(2),
+            layers.Conv1D(50, 5, activation="relu"),
+            layers.MaxPooling1D(2),
+            layers.Dense(10, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(1),
+        ]
+    )
