@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import dask.array as da
 import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -41,6 +42,13 @@ from napari_calcium.io.export import (
 from napari_calcium.io.recording import Recording, open_recording
 from napari_calcium.io.regions import read_regions
 from napari_calcium.io.session import Session, frames_layout
+from napari_calcium.io.trace_files import (
+    TraceFile,
+    check_destination,
+    read_traces,
+    write_rates,
+    write_spike_times,
+)
 from napari_calcium.motion.correction import apply_shifts
 from napari_calcium.movie import Movie
 from napari_calcium.pipeline.classifier_training import (
@@ -51,10 +59,34 @@ from napari_calcium.pipeline.classifier_training import (
     train_classifier,
 )
 from napari_calcium.pipeline.demo import DemoReport, run_demo
+from napari_calcium.pipeline.inferring import CELLS
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.run import Progress, RunReport, run, save_movie
+from napari_calcium.pipeline.spike_benchmark import (
+    METHODS,
+    Row,
+    benchmark_spikes,
+    named_datasets,
+    summarise,
+    write_rows,
+)
 from napari_calcium.pipeline.stages import STAGES, stage_named
 from napari_calcium.simulation import SimulationParameters, simulate
+from napari_calcium.spikes.benchmark import Condition
+from napari_calcium.spikes.discrete import WARNING, discrete_spikes
+from napari_calcium.spikes.examples import SpikeTrainingParameters
+from napari_calcium.spikes.ground_truth import of_class, read_datasets
+from napari_calcium.spikes.guards import NO_RATE, Mark, mark_words, trace_marks, warnings_of
+from napari_calcium.spikes.inference import (
+    SpikeInferenceParameters,
+    SpikeModel,
+    check_model,
+    rate_kernel,
+    read_spike_model,
+    spike_rate,
+)
+from napari_calcium.spikes.noise import noise_level
+from napari_calcium.spikes.training import train_model
 from napari_calcium.truth import save_truth
 
 __all__ = ["app", "main"]
@@ -75,6 +107,8 @@ TITLES = {
     "save_movie": "Writing",
     "classifier_examples": "Simulating recordings",
     "classifier_training": "Training",
+    "spike_training": "Training",
+    "spike_benchmark": "Benchmark",
 }
 """Names of what is done and is no stage."""
 
@@ -417,6 +451,323 @@ def train_classifier_command(
     if plot is not None:
         plot_reliability(card, plot)
     typer.echo(str(output))
+
+
+@app.command()
+def spikes(
+    traces: Annotated[
+        Path,
+        typer.Argument(help="dF/F as a fraction: .npy (cell, time), .csv, .tsv or .mat."),
+    ],
+    frame_rate: Annotated[float, typer.Option(help="Frames per second, Hz.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The rates to write, .npy, .csv, .mat or .npz; NAME_spikes beside the traces, of "
+            "their kind, if not given."
+        ),
+    ] = None,
+    model: Annotated[
+        Literal["excitatory", "interneurons"], typer.Option(help="For which cells.")
+    ] = "excitatory",
+    model_file: Annotated[
+        Path | None, typer.Option(help="A folder that train-spikes wrote, instead of --model.")
+    ] = None,
+    smoothing: Annotated[
+        float, typer.Option(help="Of the rate, s; 0: 50 ms, at least 1.5 frames.")
+    ] = 0.0,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Rates that rise only after a spike, not before.")
+    ] = False,
+    threshold: Annotated[
+        Literal["none", "non_negative", "one_spike"],
+        typer.Option(help="What of the rate is set to 0: nothing, below 0, below 1/e of a spike."),
+    ] = "non_negative",
+    edges: Annotated[
+        Literal["unknown", "padded"], typer.Option(help="Whether the rate at both ends is NaN.")
+    ] = "unknown",
+    percent: Annotated[bool, typer.Option("--percent", help="The traces are in percent.")] = False,
+    discrete: Annotated[
+        bool,
+        typer.Option("--discrete", help="Also guess single spikes, OUTPUT_times.csv; discouraged."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of --discrete; the same gives the same times.")] = 0,
+    axes: Annotated[
+        Literal["cell,time", "time,cell"] | None,
+        typer.Option(help="Rows and columns of the file; the longer is time if not given."),
+    ] = None,
+    variable: Annotated[str | None, typer.Option(help="Which one of a .mat file.")] = None,
+) -> None:
+    """Infer rates of spikes, Hz, from dF/F traces of any program.
+
+    napari-calcium spikes dff.csv --frame-rate 30 writes dff_spikes.csv. A rate summed over frames
+    and divided by the frame rate is a number of spikes.
+    """
+    parameters = SpikeInferenceParameters(
+        model=model,
+        model_file=str(model_file or ""),
+        kernel="causal" if causal else "gaussian",
+        smoothing=smoothing,
+        threshold=threshold,
+        edges=edges,
+    )
+    if not 0 < frame_rate < np.inf:
+        raise InputError(f"--frame-rate is {frame_rate:g} Hz; give the frames recorded per second")
+    check_model(parameters, frame_rate)
+    suffix = traces.suffix.lower() if traces.suffix.lower() != ".tsv" else ".csv"
+    destination = check_destination(output or traces.with_name(f"{traces.stem}_spikes{suffix}"))
+    if destination.exists() and traces.exists() and destination.samefile(traces):
+        raise InputError(f"{destination} holds the traces; give another --output")
+    found = read_traces(traces, variable=variable, axes=axes)
+    typer.echo(found.understood)
+    _infer_from_file(found, frame_rate, parameters, destination, percent, discrete, seed)
+
+
+def _infer_from_file(
+    found: TraceFile,
+    frame_rate: float,
+    parameters: SpikeInferenceParameters,
+    destination: Path,
+    percent: bool,
+    discrete: bool,
+    seed: int,
+) -> None:
+    """Infer the rates of a file's traces, write them, and say what was found."""
+    model, scale = read_spike_model(parameters), 0.01 if percent else 1.0
+    n_cells, n_frames = found.traces.shape
+    size = max(1, min(CELLS, 2**19 // n_frames))
+    parts = [slice(start, start + size) for start in range(0, n_cells, size)]
+    levels, marks = np.full(n_cells, np.nan, np.float32), np.zeros(n_cells, np.uint8)
+    for part in parts:
+        dff = _block(found, part, scale)
+        levels[part] = noise_level(dff, frame_rate)
+        marks[part] = trace_marks(dff, frame_rate, model.noise_levels)
+    _check_fraction(marks, levels, percent)
+    rates = np.full((n_cells, n_frames), np.nan, np.float32)
+    with _bars() as progress:
+        for done, part in enumerate(parts, 1):
+            rates[part] = spike_rate(_block(found, part, scale), frame_rate, model, parameters)
+            progress(Progress("spike_inference", done, len(parts)))
+    rates[(marks & int(NO_RATE)) != 0] = np.nan
+    others: dict[str, NDArray[Any]] = {"noise_level": levels, "marks": marks}
+    write_rates(destination, rates, found.names, frame_rate, others)
+    for line in _spikes_lines(rates, levels, marks, model, frame_rate):
+        typer.echo(line)
+    for warning in warnings_of(marks, levels, model.noise_levels):
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(str(destination))
+    if discrete:
+        times = _spike_times(rates, frame_rate, model, parameters, seed)
+        path = destination.with_name(f"{destination.stem}_times.csv")
+        write_spike_times(path, found.names, times)
+        typer.echo(f"warning: {WARNING}", err=True)
+        typer.echo(f"{path}: {sum(map(len, times))} spikes")
+
+
+def _block(found: TraceFile, part: slice, scale: float) -> NDArray[np.float32]:
+    """Return some cells of a file, what is infinite taken for unknown."""
+    dff = np.asarray(found.traces[part], np.float32) * np.float32(scale)
+    return np.where(np.isfinite(dff), dff, np.float32(np.nan))
+
+
+def _check_fraction(marks: NDArray[np.uint8], levels: NDArray[np.float32], percent: bool) -> None:
+    """Refuse traces of which most look like percent."""
+    likely = (marks & int(Mark.PERCENT)) != 0
+    judged = np.count_nonzero((marks & int(Mark.UNKNOWN)) == 0)
+    if 2 * np.count_nonzero(likely) > judged:
+        level = f"the median noise level is {np.median(levels[likely]):.3g} % Hz^-0.5"
+        if percent:
+            raise InputError(
+                f"the traces look no fraction even divided by 100 ({level}); check F0, or leave "
+                "--percent away"
+            )
+        raise InputError(f"the traces look like percent, not a fraction ({level}); add --percent")
+
+
+def _spikes_lines(
+    rates: NDArray[np.float32],
+    levels: NDArray[np.float32],
+    marks: NDArray[np.uint8],
+    model: SpikeModel,
+    frame_rate: float,
+) -> list[str]:
+    """Return a summary of inferred rates."""
+    known = np.isfinite(rates)
+    n_known = np.count_nonzero(known, axis=1)
+    sums = np.asarray(np.sum(rates, axis=1, where=known, dtype=np.float64))
+    means = sums[n_known > 0] / n_known[n_known > 0]
+    lines = [f"model: {model.name}", f"cells: {len(rates)}, {len(means)} with a rate"]
+    lines.append(
+        f"frames: {rates.shape[1]} at {frame_rate:g} Hz, {rates.shape[1] / frame_rate:g} s"
+    )
+    if np.isfinite(levels).any():
+        lines.append(f"noise level: {np.nanmedian(levels):.3g} % Hz^-0.5 (median)")
+    if len(means):
+        lines.append(f"mean rate: {np.median(means):.3g} Hz (median)")
+    counted = {mark_words(mark): np.count_nonzero(marks & int(mark)) for mark in Mark}
+    said = [f"{n} {words}" for words, n in counted.items() if n]
+    return [*lines, f"marked: {', '.join(said)}"] if said else lines
+
+
+def _spike_times(
+    rates: NDArray[np.float32],
+    frame_rate: float,
+    model: SpikeModel,
+    parameters: SpikeInferenceParameters,
+    seed: int,
+) -> list[NDArray[np.float64]]:
+    """Return the likely times of each cell's spikes, s."""
+    taps = rate_kernel(model, parameters, frame_rate)
+    return [discrete_spikes(rate, frame_rate, taps, seed) for rate in rates]
+
+
+@app.command("train-spikes")
+def train_spikes_command(
+    output: Annotated[Path, typer.Argument(help="Folder of the model; it goes on if interrupted.")],
+    datasets: Annotated[
+        list[Path],
+        typer.Option(
+            help="Ground truth: .npz, a folder of them, or a folder of .mat files; repeatable."
+        ),
+    ],
+    frame_rate: Annotated[
+        float, typer.Option(help="Frames per second, Hz; 0: one model for 2 to 60 Hz.")
+    ] = 0.0,
+    noise: Annotated[
+        float, typer.Option(help="Noise level, % per root Hz; 0: one model for 0.3 to 12.")
+    ] = 0.0,
+    smoothing: Annotated[float, typer.Option(help="Of the rates, s; at least 1.5 frames.")] = 0.05,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Rates that rise only after a spike, not before.")
+    ] = False,
+    design: Annotated[
+        Literal["conditioned", "published"],
+        typer.Option(help="One network for all, or that of Rupprecht et al. 2021."),
+    ] = "conditioned",
+    cells: Annotated[
+        Literal["exc", "inh", "all"], typer.Option(help="Which datasets to learn from.")
+    ] = "all",
+    hold_out: Annotated[
+        list[str] | None,
+        typer.Option(help="A dataset for validation, or how its name begins; repeatable."),
+    ] = None,
+    members: Annotated[int, typer.Option(help="Networks of which the mean is taken.")] = 5,
+    frames: Annotated[float, typer.Option(help="Frames that each learns from, in millions.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+) -> None:
+    """Train networks for spike inference on recorded spikes; needs TensorFlow.
+
+    Use the model by --set spike_inference.model_file=OUTPUT, or by napari-calcium spikes
+    --model-file OUTPUT. Where it was interrupted it goes on from the last round.
+    """
+    parameters = SpikeTrainingParameters(
+        design=design,
+        frame_rate=frame_rate,
+        noise=noise,
+        smoothing=smoothing,
+        causal=causal,
+        members=members,
+        frames=frames,
+        seed=seed,
+    )
+    found = of_class(read_datasets(datasets), cells)
+    judged = named_datasets(found, hold_out) if hold_out else []
+    with _bars() as progress:
+        model = train_model(
+            output,
+            found,
+            parameters,
+            judged,
+            progress=lambda done, total: progress(Progress("spike_training", done, total)),
+        )
+    typer.echo(f"networks: {len(model.networks)}, datasets: {len(model.card['data'])}")
+    for judgements in model.card["validation"]:
+        typer.echo(f"validation: r = {max(judgements):.3f} ({', '.join(model.card['held_out'])})")
+    typer.echo(str(output))
+
+
+@app.command("benchmark-spikes")
+def benchmark_spikes_command(
+    output: Annotated[Path, typer.Argument(help="Folder for networks and the table.")],
+    datasets: Annotated[
+        list[Path],
+        typer.Option(
+            help="Ground truth: .npz, a folder of them, or a folder of .mat files; repeatable."
+        ),
+    ],
+    method: Annotated[
+        list[Literal["conditioned", "published", "deconvolution"]] | None,
+        typer.Option(help="What to compare; repeatable; all three if not given."),
+    ] = None,
+    frame_rate: Annotated[
+        list[float] | None, typer.Option(help="Hz; repeatable; 7.5, 15 and 30 if not given.")
+    ] = None,
+    noise: Annotated[
+        list[float] | None,
+        typer.Option(help="Noise level, % per root Hz; repeatable; 2, 4 and 8 if not given."),
+    ] = None,
+    kernel: Annotated[
+        list[Literal["gaussian", "causal"]] | None,
+        typer.Option(help="What spikes are smoothed with; repeatable; gaussian if not given."),
+    ] = None,
+    smoothing: Annotated[float, typer.Option(help="s; at least 1.5 frames.")] = 0.05,
+    cells: Annotated[
+        Literal["exc", "inh", "all"], typer.Option(help="Which datasets to learn from.")
+    ] = "exc",
+    hold_out: Annotated[
+        list[str] | None,
+        typer.Option(help="A dataset to judge on, or how its name begins; repeatable; or all."),
+    ] = None,
+    members: Annotated[int, typer.Option(help="Networks of which the mean is taken.")] = 1,
+    frames: Annotated[float, typer.Option(help="Frames that each learns from, in millions.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+) -> None:
+    """Compare methods of spike inference on recorded spikes that none of them learned from.
+
+    For each dataset, networks are trained on all the others: an hour or more for the whole
+    database and one condition. What is done is kept: the command goes on where it was interrupted.
+    """
+    kernels: list[Literal["gaussian", "causal"]] = kernel or ["gaussian"]
+    conditions = [
+        Condition(frame_rate=rate, noise=level, kernel=one, smoothing=smoothing)
+        for one in kernels
+        for level in noise or (2.0, 4.0, 8.0)
+        for rate in frame_rate or (7.5, 15.0, 30.0)
+    ]
+    with _bars() as progress:
+        rows = benchmark_spikes(
+            output,
+            of_class(read_datasets(datasets), cells),
+            conditions,
+            methods=method or METHODS,
+            held_out=hold_out or (),
+            frames=frames,
+            members=members,
+            seed=seed,
+            progress=progress,
+        )
+    write_rows(rows, output / "table.csv")
+    Console(width=None if sys.stdout.isatty() else 120).print(_benchmark_table(rows))
+    typer.echo(str(output / "table.csv"))
+
+
+def _benchmark_table(rows: list[Row]) -> Table:
+    """Return the medians over datasets of each condition and method."""
+    table = Table(title="Medians over datasets that were held out")
+    for name in ("rate", "noise", "kernel", "method", "sets", "r", "r best lag", "error", "bias"):
+        table.add_column(name)
+    for one in summarise(rows):
+        table.add_row(
+            f"{one['frame_rate']:g} Hz",
+            f"{one['noise']:g}",
+            one["kernel"],
+            one["method"],
+            str(one["n_datasets"]),
+            *(f"{one[name]:.3f}" for name in ("correlation", "best_correlation")),
+            f"{one['error']:.2f}",
+            f"{one['bias']:+.2f}",
+        )
+    return table
 
 
 @app.command()

@@ -34,6 +34,7 @@ NEEDS = {
     "source_extraction": ("motion_correction",),
     "component_evaluation": ("motion_correction", "source_extraction"),
     "dff": ("source_extraction",),
+    "spike_inference": ("dff",),
 }
 Arrays = Mapping[str, NDArray[Any]]
 Put = Callable[..., StageRecord]
@@ -106,4 +107,12 @@ def handmade(tmp_path: Path, components: Components, put: Put) -> Session:
     dff = rng.normal(size=(2, 3, N_FRAMES)).astype("float32")
     flags = np.zeros(3, bool)
     put(session, "dff", {"traces": dff[0], "baseline": dff[1] ** 2 + 1, "floored": flags})
+    spikes = {
+        "rate": rng.exponential(size=(3, N_FRAMES)).astype("float32"),
+        "noise_level": np.array([1.5, np.nan, 9.25], "float32"),
+        "marks": np.array([0, 1, 18], "uint8"),
+    }
+    spikes["rate"][1], spikes["rate"][:, :3] = np.nan, np.nan
+    meanings = {"1": "unknown", "2": "too noisy", "16": "smoothed"}
+    put(session, "spike_inference", spikes, {"marks": {"meanings": meanings}})
     return session

@@ -30,10 +30,10 @@ HALF_A_SIXTH_DIGIT = 5e-6
 
 
 def read(path: Path) -> tuple[list[str], NDArray[np.float64]]:
-    """Return the header and the numbers (time, column) of a table."""
+    """Return the header and the numbers (time, column) of a table, NaN where a cell is empty."""
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file))
-    return header, np.array(rows, float)
+    return header, np.array([[value or "nan" for value in row] for row in rows], float)
 
 
 UNITS = {
@@ -43,6 +43,7 @@ UNITS = {
     "deconvolved": "counts/frame",
     "f0": "counts",
     "detrended": "counts",
+    "spike_rate": "Hz",
 }
 
 
@@ -55,7 +56,7 @@ def detrended(handmade: Session) -> Session:
     return handmade
 
 
-@pytest.mark.parametrize("kind", ["dff", "raw", "denoised", "deconvolved", "f0"])
+@pytest.mark.parametrize("kind", ["dff", "raw", "denoised", "deconvolved", "f0", "spike_rate"])
 @pytest.mark.parametrize("accepted_only", [True, False])
 def test_values_are_those_of_the_session(
     kind: str, accepted_only: bool, handmade: Session, components: Components, tmp_path: Path
@@ -68,6 +69,7 @@ def test_values_are_those_of_the_session(
         "denoised": components.traces,
         "deconvolved": components.deconvolved,
         "f0": handmade.read("dff/baseline"),
+        "spike_rate": handmade.spike_rate(),
     }[kind]
     rows = [0, 2] if accepted_only else [0, 1, 2]
     identities = [4, 9] if accepted_only else [4, 7, 9]
@@ -113,6 +115,23 @@ def test_dff_of_detrended_traces_is_refused(detrended: Session, tmp_path: Path) 
 def test_detrended_traces_of_dff_are_refused(handmade: Session, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no detrended traces; export --kind dff$"):
         export_csv(handmade, tmp_path / "t.csv", kind="detrended")
+
+
+def test_detrended_traces_have_no_rates(detrended: Session, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"of which there are no spike rates; export --kind detr"):
+        export_csv(detrended, tmp_path / "t.csv", kind="spike_rate")
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_a_session_from_before_there_were_rates(handmade: Session, tmp_path: Path) -> None:
+    """All else is exported; that there are none is said where they are asked for."""
+    kinds = ("dff", "raw", "denoised", "deconvolved", "f0")
+    assert kinds_of(handmade) == (*kinds, "spike_rate")
+    shutil.rmtree(handmade.path / "spike_inference")
+    assert kinds_of(handmade) == kinds
+    with pytest.raises(InputError, match=r"has no spike_inference; run spike_inference first$"):
+        export_csv(handmade, tmp_path / "t.csv", kind="spike_rate")
+    assert export_csv(handmade, tmp_path / "t.csv") == 2
 
 
 def test_nan_is_an_empty_cell(handmade: Session, tmp_path: Path) -> None:
@@ -165,7 +184,8 @@ def test_an_unknown_kind_is_refused(handmade: Session, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         export_csv(handmade, tmp_path / "t.csv", kind="dfff")
     assert str(error.value) == (
-        "kind of trace is 'dfff'; it must be one of dff, detrended, raw, denoised, deconvolved, f0"
+        "kind of trace is 'dfff'; it must be one of dff, detrended, raw, denoised, deconvolved, "
+        "f0, spike_rate"
     )
 
 
@@ -181,6 +201,7 @@ def test_what_has_not_run_is_said(tmp_path: Path) -> None:
     [
         ("dff", False, r"^dff in .* is of an earlier source_extraction; run it again$"),
         ("f0", False, r"^dff in .* is of an earlier source_extraction; run it again$"),
+        ("spike_rate", False, r"^dff in .* is of an earlier source_extraction; run it again$"),
         ("raw", True, r"^component_evaluation in .* is of an earlier source_extraction"),
     ],
 )
@@ -357,6 +378,25 @@ class TestCells:
         reasons.attrs["meanings"] = {"2": "trace SNR too low", "16": "too small"}
         assert [row["reason"] for row in self.read(handmade, tmp_path)] == [
             "", "trace SNR too low", "trace SNR too low, too small"]  # fmt: skip
+
+    def test_noise_levels_and_marks_of_rates(self, handmade: Session, tmp_path: Path) -> None:
+        rows = self.read(handmade, tmp_path)
+        assert [row["noise_percent_per_root_hz"] for row in rows] == ["1.5", "", "9.25"]
+        assert [row["spike_marks"] for row in rows] == ["", "unknown", "too noisy, smoothed"]
+
+    def test_those_of_other_traces_are_left_out(
+        self, handmade: Session, tmp_path: Path, put: Any
+    ) -> None:
+        names = ("traces", "baseline", "floored")
+        put(handmade, "dff", {name: handmade.read(f"dff/{name}") for name in names}, window=9.0)
+        with pytest.raises(InputError, match=r"spike_inference in .* is of an earlier dff"):
+            export_csv(handmade, tmp_path / "t.csv", kind="spike_rate")
+        for gone in (False, True):
+            if gone:
+                shutil.rmtree(handmade.path / "spike_inference")
+            rows = self.read(handmade, tmp_path)
+            assert [row["accepted"] for row in rows] == ["1", "0", "1"]
+            assert {row["spike_marks"] + row["noise_percent_per_root_hz"] for row in rows} == {""}
 
     def test_without_evaluation(self, handmade: Session, tmp_path: Path) -> None:
         shutil.rmtree(handmade.path / "component_evaluation")

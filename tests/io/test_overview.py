@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_outlines_lie_around_the_accepted_cells(
 def test_traces_are_the_accepted_cells_best_first(
     handmade: Session, tmp_path: Path, drawn: list[Figure]
 ) -> None:
+    shutil.rmtree(handmade.path / "spike_inference")
     save_overview(handmade, tmp_path / "overview.png")
     plot = drawn[0].axes[1]
     assert [label.get_text() for label in plot.get_yticklabels()] == ["cell 9", "cell 4"]
@@ -76,7 +78,42 @@ def test_traces_are_the_accepted_cells_best_first(
     assert len(colours) == 2
 
 
+def test_rates_are_drawn_below_their_traces(
+    handmade: Session, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    save_overview(handmade, tmp_path / "overview.png")
+    plot = drawn[0].axes[1]
+    assert plot.get_title() == (
+        "dF/F (fraction) and, in black, spike rate (Hz), each scaled to its maximum"
+    )
+    traces, rates = plot.lines[:2], plot.lines[2:]
+    assert {line.get_color() for line in rates} == {"black"}
+    stored = handmade.spike_rate()
+    for trace, rate, cell in zip(traces, rates, (2, 0), strict=True):
+        drawn_rate = rate.get_ydata()
+        np.testing.assert_array_equal(np.isnan(drawn_rate), np.isnan(stored[cell]))
+        assert np.corrcoef(drawn_rate[3:], stored[cell, 3:])[0, 1] > 0.999999
+        assert np.nanmax(drawn_rate) < np.max(trace.get_ydata()) - 1  # rest is 1 below the peak
+    said = [text.get_text().strip() for text in plot.texts]
+    assert said[2:] == [f"max {np.nanmax(stored[cell]):.2g} Hz" for cell in (2, 0)]
+
+
+@pytest.mark.parametrize("why", ["unknown", "of other traces"])
+def test_rates_that_are_not_known_are_not_drawn(
+    why: str, handmade: Session, tmp_path: Path, drawn: list[Figure], put: Any
+) -> None:
+    if why == "unknown":
+        zarr.open_array(handmade.path, path="spike_inference/rate", mode="r+")[...] = np.nan
+    else:
+        names = ("traces", "baseline", "floored")
+        put(handmade, "dff", {name: handmade.read(f"dff/{name}") for name in names}, window=9.0)
+    save_overview(handmade, tmp_path / "overview.png")
+    assert len(drawn[0].axes[1].lines) == 2
+    assert "Hz" not in drawn[0].axes[1].get_title()
+
+
 def test_traces_say_what_they_are(handmade: Session, tmp_path: Path, drawn: list[Figure]) -> None:
+    shutil.rmtree(handmade.path / "spike_inference")
     save_overview(handmade, tmp_path / "overview.png")
     group = zarr.open_group(handmade.path, path="dff", mode="r+")
     group.attrs["kind"] = "detrended"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -453,6 +454,58 @@ class TestComponents:
         np.testing.assert_array_equal(quality.snr, np.array([3, 1, 9], "float32"))
         np.testing.assert_array_equal(quality.accepted, [True, False, True])
         assert np.isnan(quality.cnn_probability).all()
+
+
+class TestSpikes:
+    """Inferred rates, and what speaks against them."""
+
+    def test_they_come_back(self, handmade: Session) -> None:
+        rate, level = handmade.spike_rate(), handmade.spike_noise_level()
+        assert (rate.shape, rate.dtype) == ((3, 40), np.float32)
+        assert np.isnan(rate[1]).all()
+        np.testing.assert_array_equal(level, np.array([1.5, np.nan, 9.25], "float32"))
+        assert handmade.spike_marks() == ["", "unknown", "too noisy, smoothed"]
+        assert handmade.array("spike_inference/rate").attrs["units"] == "Hz"
+        assert handmade.array("spike_inference/noise_level").attrs["units"] == "% Hz^-0.5"
+
+    def test_a_session_from_before_there_were_any(self, handmade: Session) -> None:
+        shutil.rmtree(handmade.path / "spike_inference")
+        assert handmade.record("spike_inference") is None
+        assert not handmade.is_current("spike_inference")
+        assert handmade.summary("spike_inference") == ""
+        assert handmade.warnings("spike_inference") == ()
+        handmade.current("dff")
+        for read in (handmade.spike_rate, handmade.spike_noise_level, handmade.spike_marks):
+            with pytest.raises(InputError, match="run spike_inference first"):
+                read()
+
+    def test_the_model_that_comes_with_the_program_is_no_stage(
+        self, handmade: Session, put: Any
+    ) -> None:
+        group = zarr.open_group(handmade.path, path="spike_inference", mode="r+")
+        group.attrs["inputs"] = {**group.attrs["inputs"], "spike_model": "digest of a file"}
+        handmade.current("spike_inference")
+        names = ("traces", "baseline", "floored")
+        put(handmade, "dff", {name: handmade.read(f"dff/{name}") for name in names}, window=9.0)
+        assert not handmade.is_current("spike_inference")
+        with pytest.raises(InputError, match=r"spike_inference in .* is of an earlier dff; run i"):
+            handmade.current("spike_inference")
+
+    @pytest.mark.parametrize("n_cells", [1, 3, 64, 100])
+    @pytest.mark.parametrize("shape", [(70, 40_000), (5, 37), (0, 40)])
+    def test_a_table_is_read_in_blocks_of_cells(
+        self, shape: tuple[int, int], n_cells: int, empty: Session
+    ) -> None:
+        """40000 frames are more than are read at once, and than a chunk of a large table has."""
+        values = np.arange(math.prod(shape), dtype="float32").reshape(shape)
+        with empty.writing("dff") as writer:
+            writer.write("traces", values)
+            writer.commit(RECORD)
+        table = empty.table("dff/traces", n_cells)
+        assert table.dtype == np.float32
+        assert table.chunks[1] == shape[1:]
+        assert max(table.chunks[0]) == min(n_cells, shape[0])
+        np.testing.assert_array_equal(table.compute(), values)
 
 
 class TestProvenance:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from qtpy.QtCore import QObject, Signal
@@ -194,7 +195,7 @@ def card(qtbot: Any, monkeypatch: pytest.MonkeyPatch) -> CellCard:
 def layer(finished: Path) -> Any:
     """A layer of cells, as far as the card looks at it."""
     about = {"session": str(finished), "digest": "a digest"}
-    return SimpleNamespace(metadata={KEY: about})
+    return SimpleNamespace(metadata={KEY: about}, features={})
 
 
 def waited(qtbot: Any, card: CellCard) -> CellCard:
@@ -294,7 +295,8 @@ def test_after_a_run_the_images_are_read_again(
 
 def put(card: CellCard, cells: CellSource | None, cell_id: int, **others: Any) -> None:
     """Show a cell of a source that was read, as it were."""
-    layer = SimpleNamespace(metadata={KEY: {"session": "s.zarr", "digest": "a digest"}})
+    metadata = {KEY: {"session": "s.zarr", "digest": "a digest"}}
+    layer = SimpleNamespace(metadata=metadata, features={})
     card._layer, card.cell_id = layer, cell_id
     card._source = card._wanted, cells
     card.show_cell(layer, cell_id, **others)
@@ -357,3 +359,24 @@ def test_what_a_person_chose_is_said_and_seen(card: CellCard) -> None:
 def test_a_cell_that_was_not_decided_has_no_scores(card: CellCard) -> None:
     put(card, source(), 43, decided=decided(n=2))
     assert card.text == ""
+
+
+@pytest.mark.parametrize(
+    ("level", "marks", "expected"),
+    [
+        (1.2345, "", "Noise level of dF/F 1.23 % Hz^-0.5; spike rate: nothing against it"),
+        (9.0, "too noisy", "Noise level of dF/F 9 % Hz^-0.5; spike rate: too noisy"),
+        (np.nan, "trace too short", "Noise level of dF/F not known; spike rate: trace too short"),
+    ],
+)
+def test_noise_and_what_speaks_against_the_rate_are_said(
+    card: CellCard, level: float, marks: str, expected: str
+) -> None:
+    put(card, source(), 13, decided=decided())
+    assert "Noise level" not in card.text
+    table = {"cell_id": [3, 13], "noise_level": [4.0, level], "spike_marks": ["smoothed", marks]}
+    card._layer.features = pd.DataFrame(table)
+    card.show_cell(card._layer, 13, decided())
+    assert card.text.endswith("\n" + expected)
+    card.show_cell(card._layer, 43, decided())
+    assert "Noise level" not in card.text

@@ -90,7 +90,8 @@ def shown(table: CellTable, name: str) -> list[Any]:
 
 
 def test_every_feature_that_has_a_column_is_shown(table: CellTable, layer: Labels) -> None:
-    assert table.model.names == [name for name in COLUMNS if name != "f0_floored"]
+    later = ("f0_floored", "noise_level", "spike_marks")
+    assert table.model.names == [name for name in COLUMNS if name not in later]
     assert table.model.rowCount() == 40
     header, horizontal = table.model.headerData, Qt.Orientation.Horizontal
     for section, name in enumerate(table.model.names):
@@ -328,3 +329,17 @@ def test_a_table_that_is_gone_hears_nothing(qtbot: Any, layer: Labels) -> None:
         widget.deleteLater()
     assert len(layer.events.features.callbacks) == before
     layer.features = features(seed=2)
+
+
+def test_noise_and_marks_have_columns_where_spikes_were_inferred(table: CellTable) -> None:
+    noise = np.linspace(0.5, 12, 40).astype(np.float32)
+    marks = np.where(noise > 8, "too noisy", "").astype(object)
+    table.layer.features = {**features(), "noise_level": noise, "spike_marks": marks}
+    assert table.model.names[-2:] == ["noise_level", "spike_marks"]
+    place = table.model.names.index("noise_level")
+    shown = [table.model.data(table.model.index(row, place)) for row in (0, 39)]
+    assert shown == ["0.50", "12.0"]
+    assert table.model.data(table.model.index(39, place + 1)) == "too noisy"
+    assert table.model.data(table.model.index(0, place + 1)) is None
+    table.layer.features = {**features(), "noise_level": noise, "spike_marks": np.full(40, "")}
+    assert table.model.names[-1] == "noise_level"  # none is marked

@@ -125,3 +125,16 @@ def test_a_trace_without_any_number_is_not_known(session: Session, changed: Any)
     assert set(known) == set(names)
     for name in ("dff", "fluorescence"):
         np.testing.assert_array_equal(np.isnan(known[name]), np.arange(200) < 100)
+
+
+def test_the_rate_is_that_of_the_cell(rated: Session) -> None:
+    for row, cell_id in enumerate(rated.read("source_extraction/cell_id")):
+        cell = read_cell(rated, int(cell_id))
+        np.testing.assert_array_equal(cell.spike_rate, rated.spike_rate()[row])
+        assert cell.spike_marks == ("too noisy" if rated.spike_noise_level()[row] > 8 else "")
+        assert cell.title.endswith(", spike rate: too noisy") == bool(cell.spike_marks)
+
+
+def test_without_the_stage_there_is_no_rate(session: Session) -> None:
+    cell = read_cell(session, int(session.read("source_extraction/cell_id")[0]))
+    assert (cell.spike_rate, cell.spike_marks) == (None, "")

@@ -15,7 +15,13 @@ from napari_calcium.components import Quality
 from napari_calcium.evaluation.decision import Reason, decide
 from napari_calcium.evaluation.evaluation import ComponentEvaluationParameters
 from napari_calcium.io.session import Session
-from napari_calcium.napari.decided import COLOURS, Decided, label_colormap, read_decided
+from napari_calcium.napari.decided import (
+    COLOURS,
+    Decided,
+    label_colormap,
+    of_these_cells,
+    read_decided,
+)
 
 LENIENT = ComponentEvaluationParameters(correlation_lower=0.2)
 
@@ -143,3 +149,14 @@ def test_a_digest_tells_whether_a_layer_shows_these_cells() -> None:
     assert found.is_of("a1f7")  # with those of the evaluation and of dF/F behind it
     assert not found.is_of("f7a1")
     assert not Decided.of_nothing().is_of("a1")
+
+
+def test_rates_are_of_these_cells_only_if_their_traces_are(rated: Session) -> None:
+    assert of_these_cells(rated, "spike_inference")
+    dff, cells = (rated.path / name / "zarr.json" for name in ("dff", "source_extraction"))
+    for file, group in ((dff, "dff"), (cells, "source_extraction")):
+        before = file.read_text()
+        file.write_text(before.replace(rated.record(group).digest, "another"))
+        assert not of_these_cells(rated, "spike_inference")
+        file.write_text(before)
+    assert of_these_cells(rated, "spike_inference")

@@ -291,3 +291,15 @@ def test_cells_of_a_preview_are_labels_from_1_apart_from_those_of_the_session() 
     np.testing.assert_array_equal(data, [[1, 1, 0], [0, 2, 2]])
     assert attributes["name"] == "preview of cells"
     assert attributes["metadata"] == {KEY: {"cells_preview": True}}
+
+
+def test_noise_and_marks_are_in_the_table_where_spikes_were_inferred(
+    session: Session, rated: Session
+) -> None:
+    without, with_rates = layer_digests(session), layer_digests(rated)
+    assert with_rates["cells"] == without["cells"] + rated.record("spike_inference").digest
+    assert {**with_rates, "cells": ""} == {**without, "cells": ""}
+    table = named(session_layers(rated, ["cells"]))["cells"][1]["features"]
+    np.testing.assert_array_equal(table["noise_level"], rated.spike_noise_level())
+    assert list(table["spike_marks"]) == rated.spike_marks()
+    assert "noise_level" not in named(session_layers(session, ["cells"]))["cells"][1]["features"]

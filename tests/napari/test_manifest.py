@@ -26,7 +26,7 @@ def test_it_is_valid_and_everything_it_names_can_be_imported(manifest: PluginMan
 
 def test_there_is_one_widget_for_each_stage_in_their_order(manifest: PluginManifest) -> None:
     titles = [widget.display_name for widget in manifest.contributions.widgets]
-    assert titles == [*TITLES, "Cells", "Traces"]
+    assert titles == [*TITLES, "Cells", "Traces", "Raster"]
 
 
 def test_each_widget_is_of_the_stage_it_is_named_after(manifest: PluginManifest) -> None:

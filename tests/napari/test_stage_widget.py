@@ -278,8 +278,8 @@ def test_a_new_run_renews_the_layers_and_names_what_is_outdated(
     assert list(cells.features) == ["index", "cell_id"]
     assert shown_layer(viewer, path, "outlines") is None
     outdated = [stage.name for stage in outdated_stages(Session(path))]
-    assert outdated == ["component_evaluation", "dff"]
-    assert widget.status.text().endswith("changed: Component evaluation, dF/F.")
+    assert outdated == ["component_evaluation", "dff", "spike_inference"]
+    assert widget.status.text().endswith("changed: Component evaluation, dF/F, Spike inference.")
     assert finish(qtbot, form(viewer, "Component evaluation"))["state"] == "done"
     assert shown_layer(viewer, path, "outlines") is not None
     assert finish(qtbot, widget)["stages"][-1]["skipped"]

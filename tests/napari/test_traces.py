@@ -21,6 +21,7 @@ from napari_calcium.napari.layers import KEY, metadata_of
 from napari_calcium.napari.traces import CURVES, HINT
 
 PLUGIN = "napari-calcium"
+WITHOUT_RATES = tuple(name for name in CURVES if name != "spike_rate")
 
 
 @pytest.fixture
@@ -233,7 +234,7 @@ def test_the_cursor_follows_the_slider_and_the_slider_the_cursor(
 ) -> None:
     click(viewer, place_of(session, 0))
     viewer.dims.set_current_step(0, 120)
-    assert [cursor.value() for cursor in dock.cursors] == [12.0] * 4
+    assert [cursor.value() for cursor in dock.cursors] == [12.0] * 5
     dock.cursors[1].setValue(7.53)
     dock.cursors[1].sigDragged.emit(dock.cursors[1])
     assert viewer.dims.current_step[0] == 75
@@ -318,7 +319,7 @@ class TestWhatIsShown:
         ("names", "labels"),
         [
             (
-                CURVES,
+                WITHOUT_RATES,
                 [
                     "F above rest (counts)",
                     "F and F0 (counts)",
@@ -344,8 +345,8 @@ class TestWhatIsShown:
             np.testing.assert_array_equal(values, getattr(cell, name))
         assert said(dock) == labels
         places = {CURVES[name].plot for name in names}
-        assert [plot.isVisible() for plot in dock.plots] == [n in places for n in range(4)]
-        assert not places or with_times(dock) == [n == max(places) for n in range(4)]
+        assert [plot.isVisible() for plot in dock.plots] == [n in places for n in range(5)]
+        assert not places or with_times(dock) == [n == max(places) for n in range(5)]
 
     def test_boxes_stay_while_cells_change(self, viewer: Any, dock: Any, session: Session) -> None:
         tick(dock, "raw", "deconvolved")
@@ -446,7 +447,7 @@ class TestOtherSessions:
         dock = self.show(copied, make_napari_viewer_proxy)
         assert said(dock) == ["F above rest (counts)"]
         grey = [name for name, box in dock.boxes.items() if not box.isEnabled()]
-        assert grey == ["f0", "dff"]
+        assert grey == ["f0", "dff", "spike_rate"]
         tick(dock, *CURVES)
         assert said(dock) == ["F above rest (counts)", "deconvolved (counts/frame)"]
 
@@ -464,3 +465,57 @@ class TestOtherSessions:
         elements = [path.elementAt(n) for n in range(path.elementCount())]
         reached = {round(10 * element.x) for element in elements if element.isLineTo()}  # 10 Hz
         assert reached == set(range(1, 70)) | set(range(91, 200))
+
+
+class TestRates:
+    """Rates of spikes have a plot and a box where there are any."""
+
+    @pytest.fixture
+    def dock(self, rated: Session, make_napari_viewer_proxy: Any) -> Any:
+        viewer = make_napari_viewer_proxy()
+        viewer.open(str(rated.path), plugin=PLUGIN)
+        dock = viewer.window.add_plugin_dock_widget(PLUGIN, "Traces")[1]
+        click(viewer, place_of(rated, 1))
+        return dock
+
+    def test_a_rate_is_drawn_in_hz_where_it_is_known(self, dock: Any, rated: Session) -> None:
+        assert set(drawn(dock)) == {"raw", "denoised", "dff", "spike_rate"}
+        assert said(dock) == ["F above rest (counts)", "dF/F (fraction)", "spike rate (Hz)"]
+        np.testing.assert_array_equal(drawn(dock)["spike_rate"], rated.spike_rate()[1])
+        path = dock.curves["spike_rate"].curve.getPath()
+        elements = [path.elementAt(n) for n in range(path.elementCount())]
+        reached = {round(10 * element.x) for element in elements if element.isLineTo()}  # 10 Hz
+        assert reached == set(range(9, 192))
+        tick(dock, "dff")
+        assert said(dock) == ["dF/F (fraction)"]
+
+    def test_its_box_is_hidden_without_it(self, dock: Any, rated: Session) -> None:
+        box = dock.boxes["spike_rate"]
+        assert not box.isHidden()
+        assert box.text() == "spike rate"
+        dock.viewer.layers.clear()
+        assert box.isHidden()
+
+    def test_of_earlier_traces_it_is_not_shown(
+        self, rated: Session, make_napari_viewer_proxy: Any
+    ) -> None:
+        file, record = rated.path / "dff" / "zarr.json", rated.record("dff")
+        file.write_text(file.read_text().replace(record.digest, "another"))
+        viewer = make_napari_viewer_proxy()
+        viewer.open(str(rated.path), plugin=PLUGIN)
+        dock = viewer.window.add_plugin_dock_widget(PLUGIN, "Traces")[1]
+        click(viewer, place_of(rated, 1))
+        assert "spike_rate" not in drawn(dock)
+        assert dock.boxes["spike_rate"].isHidden()
+
+    def test_what_speaks_against_it_is_in_the_title(
+        self, rated: Session, make_napari_viewer_proxy: Any, write_rates: Any
+    ) -> None:
+        rate = np.full_like(rated.spike_rate(), np.nan)
+        write_rates(rated.path, rate, rate[:, 0], np.full(len(rate), 8))
+        viewer = make_napari_viewer_proxy()
+        viewer.open(str(rated.path), plugin=PLUGIN)
+        dock = viewer.window.add_plugin_dock_widget(PLUGIN, "Traces")[1]
+        click(viewer, place_of(rated, 1))
+        assert dock.title.endswith(", spike rate: dF/F in percent")
+        assert said(dock) == ["F above rest (counts)", "dF/F (fraction)"]

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from scipy.ndimage import gaussian_filter1d
 
 from napari_calcium.errors import InputError
-from napari_calcium.io.sample import SAMPLE_FRAME_RATE, sample_recording
+from napari_calcium.io.sample import SAMPLE_FRAME_RATE, sample_recording, sample_truth
 from napari_calcium.io.session import Session
 from napari_calcium.pipeline.demo import DemoReport, run_demo
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.run import run
 from napari_calcium.pipeline.stages import STAGES
+from napari_calcium.truth import load_truth
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +46,28 @@ def test_the_score_is_that_of_the_session(report: DemoReport) -> None:
     assert session.components().n_cells == report.n_cells
 
 
+def test_the_rates_follow_the_spikes_of_the_simulation(report: DemoReport) -> None:
+    """The bound is what a user is promised; 0.9 is measured. The smoothing here is scipy's."""
+    session, truth = Session(report.session), load_truth(sample_truth())
+    sd = session.group_attrs("spike_inference")["smoothing"] * session.frame_rate
+    spikes = gaussian_filter1d(truth.spikes.astype(float), sd, mode="constant")
+    rates = session.spike_rate()[session.quality().accepted]
+    known = np.isfinite(rates).all(axis=0)
+    assert known.mean() > 0.9
+    matches = report.score.matches
+    found = [np.corrcoef(rates[i, known], spikes[j, known])[0, 1] for i, j in matches]
+    assert report.rate_correlation == pytest.approx(np.median(found), abs=1e-4)
+    assert report.rate_correlation > 0.75
+
+
 def test_its_files_are_there(report: DemoReport, folder: Path) -> None:
     names = sorted(file.name for file in folder.iterdir())
-    assert names == ["overview.png", "session.zarr", "traces.csv"]
-    rows = report.traces.read_text(encoding="utf-8").splitlines()
-    assert len(rows) == 801
-    assert all(row.count(",") == report.n_accepted for row in rows)
+    assert names == ["overview.png", "session.zarr", "spikes.csv", "traces.csv"]
+    for table, kind in ((report.traces, "dff (fraction)"), (report.spikes, "spike_rate (Hz)")):
+        rows = table.read_text(encoding="utf-8").splitlines()
+        assert len(rows) == 801
+        assert all(row.count(",") == report.n_accepted for row in rows)
+        assert rows[0].endswith(kind)
     assert report.overview.read_bytes().startswith(b"\x89PNG")
 
 

@@ -80,8 +80,10 @@ class TestSkipping:
             (
                 "source_extraction.threshold",
                 11.0,
-                ["source_extraction", "component_evaluation", "dff"],
+                ["source_extraction", "component_evaluation", "dff", "spike_inference"],
             ),
+            ("dff.percentile", 30.0, ["dff", "spike_inference"]),
+            ("spike_inference.smoothing", 0.2, ["spike_inference"]),
             ("motion_correction.max_shift", 5, NAMES[1:]),
             ("import.frame_rate", 12.0, NAMES),
         ],
@@ -129,7 +131,7 @@ class TestSkipping:
         assert session.modality == "one-photon"
         with pytest.raises(InputError, match="before the recording was marked one-photon"):
             session.current("dff")
-        assert computed(run(session_path)) == ["component_evaluation", "dff"]
+        assert computed(run(session_path)) == ["component_evaluation", "dff", "spike_inference"]
         session.current("dff")
         assert session.group_attrs("dff")["kind"] == "detrended"
         units = session.array("dff/traces").attrs["units"]
@@ -288,6 +290,8 @@ class TestKill:
             ("motion_correction", "middle"),
             ("source_extraction", "start"),
             ("source_extraction", "middle"),
+            ("spike_inference", "start"),
+            ("spike_inference", "middle"),
         ],
     )
     def test_a_new_session_goes_on(
@@ -355,7 +359,7 @@ class TestKill:
         killed(session_path, changed, "dff", "renames")
         assert not (session_path / "dff").exists()
         assert Recipe.of_session(Session(session_path)).tables["dff"]["percentile"] == 30.0
-        assert computed(run(session_path)) == []  # the new one was whole
+        assert computed(run(session_path)) == ["spike_inference"]  # the new one was whole
         other = tmp_path / "other.zarr"
         run(other, [tiff], recipe=changed)
         assert_identical(other, session_path)
@@ -696,7 +700,8 @@ class TestStorage:
             if stage.needs:
                 marks = dict.fromkeys(HEEDS.get(stage.name, ()), "two-photon")
                 shipped = recipe.parameters(stage.name).shipped()
-                assert shipped.keys() == ({"classifier"} if "evalu" in stage.name else set())
+                models = {"component_evaluation": "classifier", "spike_inference": "spike_model"}
+                assert list(shipped) == [models[name] for name in models if name == stage.name]
                 needs = {name: digests[name] for name in stage.needs}
                 assert found["inputs"] == {**needs, **marks, **shipped}
             else:
@@ -706,7 +711,7 @@ class TestStorage:
         names = {file.name for file in finished.rglob("*") if file.is_file()}
         assert {name for name in names if not name.isdigit()} == {"zarr.json"}
         types = {values.dtype.name for values in contents(finished).values()}
-        assert types == {"bool", "uint16", "int64", "float32"}
+        assert types == {"bool", "uint8", "uint16", "int64", "float32"}
 
     def test_progress_goes_from_nothing_to_all(
         self, tiff: Path, recipe: Recipe, tmp_path: Path
@@ -788,6 +793,7 @@ class TestVolumes:
             ("summary_images", "summary_images"),
             ("component_evaluation", "source_extraction"),
             ("dff", "source_extraction"),
+            ("spike_inference", "source_extraction"),
         ],
     )
     def test_what_takes_planes_only_is_refused_before_anything_runs(

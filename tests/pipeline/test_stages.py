@@ -45,6 +45,7 @@ ORDER = [
     "source_extraction",
     "component_evaluation",
     "dff",
+    "spike_inference",
 ]
 
 
@@ -105,6 +106,10 @@ def test_the_stages_write_every_variable_and_nothing_else(
         ("import", ["import"]),
         ("summary_images", ["import", "motion_correction", "summary_images"]),
         ("dff", ["import", "motion_correction", "source_extraction", "dff"]),
+        (
+            "spike_inference",
+            ["import", "motion_correction", "source_extraction", "dff", "spike_inference"],
+        ),
     ],
 )
 def test_a_stage_comes_with_what_it_needs(name: str, expected: list[str]) -> None:

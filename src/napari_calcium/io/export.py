@@ -64,6 +64,7 @@ KINDS = {
     "denoised": Kind("source_extraction/traces", "denoised"),
     "deconvolved": Kind("source_extraction/deconvolved", "deconvolved", "counts/frame"),
     "f0": Kind("dff/baseline", "F0"),
+    "spike_rate": Kind("spike_inference/rate", "spike rate", "Hz"),
 }
 """The kinds of traces, by their names in tables."""
 
@@ -90,8 +91,14 @@ def kind_of_change(session: Session) -> str:
 
 
 def kinds_of(session: Session) -> tuple[str, ...]:
-    """Return the kinds of traces of a session whose stages have run, the change first."""
-    return kind_of_change(session), *(kind for kind in KINDS if kind not in CHANGES)
+    """Return the kinds of traces of a session whose stages up to dff have run, the change first.
+
+    Rates of spikes are among them where spike inference has run, too, on dF/F.
+    """
+    change = kind_of_change(session)
+    rates = change == "dff" and session.record("spike_inference") is not None
+    without = CHANGES if rates else (*CHANGES, "spike_rate")
+    return change, *(kind for kind in KINDS if kind not in without)
 
 
 def export_csv(
@@ -110,10 +117,11 @@ def export_csv(
         R, MATLAB and pandas all take for a value that is missing.
     accepted_only : bool
         Leave out cells that evaluation rejected.
-    kind : {"dff", "detrended", "raw", "denoised", "deconvolved", "f0"}, optional
+    kind : {"dff", "detrended", "raw", "denoised", "deconvolved", "f0", "spike_rate"}, optional
         dF/F (CaImAn: ``F_dff``), or of one-photon recordings the detrended trace; the trace before
-        or after denoising (``C + YrA``, ``C``); the activity in each frame (``S``); or the running
-        baseline. dF/F or detrended traces, whichever there are, if not given.
+        or after denoising (``C + YrA``, ``C``); the activity in each frame (``S``); the running
+        baseline; or the inferred rate of spikes (Cascade: spike_prob, times the frame rate). dF/F
+        or detrended traces, whichever there are, if not given.
 
     Returns
     -------
@@ -124,7 +132,8 @@ def export_csv(
     ------
     InputError
         If the stage that makes the traces has not run, or ran before a stage that it needs, or
-        made the other of dF/F and detrended traces, or the file cannot be written.
+        made the other of dF/F and detrended traces, or rates are asked for of detrended traces, or
+        the file cannot be written.
     """
     kind = kind or kind_of_change(session)
     if kind not in KINDS:
@@ -150,11 +159,16 @@ def export_csv(
 
 
 def _check_change(session: Session, kind: str) -> None:
-    """Refuse dF/F of a session of detrended traces, and the other way round."""
+    """Refuse dF/F, and what is made of it, of a session of detrended traces, and vice versa."""
     there = kind_of_change(session)
     if kind in CHANGES and kind != there:
         raise InputError(
             f"{session.path} has {there} traces and no {kind} traces; export --kind {there}"
+        )
+    if kind == "spike_rate" and there == "detrended":
+        raise InputError(
+            f"{session.path} has detrended traces, of which there are no spike rates; "
+            "export --kind detrended"
         )
 
 
@@ -181,7 +195,9 @@ def export_cells_csv(session: Session, path: str | Path) -> int:
         ``cell_id``; ``y_px`` and ``x_px``, the centre of the footprint; ``size_discs``, its area in
         discs of the cell radius; ``trace_snr``, ``spatial_correlation`` and ``cnn_probability``,
         empty where the classifier was not asked; ``accepted``, 1 or 0; ``decided_by``, "scores" or
-        "hand"; and ``reason``, what the scores have against it.
+        "hand"; ``reason``, what the scores have against it; ``noise_percent_per_root_hz``, the
+        noise level of its dF/F; and ``spike_marks``, what speaks against its rate of spikes. The
+        last two are empty where spike inference has not run, or not on the traces there are now.
 
     Returns
     -------
@@ -199,7 +215,7 @@ def export_cells_csv(session: Session, path: str | Path) -> int:
     identities = session.read("source_extraction/cell_id").tolist()
     scores = (quality.size, quality.snr, quality.spatial_correlation, quality.cnn_probability)
     values = np.column_stack((_centres(session), *scores))
-    decisions = zip(accepted_cells(session), session.reasons(), strict=True)
+    decisions = zip(accepted_cells(session), session.reasons(), _spikes(session), strict=True)
     rows = [
         [
             str(identity),
@@ -207,12 +223,24 @@ def export_cells_csv(session: Session, path: str | Path) -> int:
             str(int(accepted)),
             "hand" if identity in by_hand else "scores",
             reason,
+            *spikes,
         ]
-        for identity, numbers, (accepted, reason) in zip(identities, values, decisions, strict=True)
+        for identity, numbers, (accepted, reason, spikes) in zip(
+            identities, values, decisions, strict=True
+        )
     ]
     header = "cell_id y_px x_px size_discs trace_snr spatial_correlation cnn_probability"
-    _write_table(Path(path), [*header.split(), "accepted", "decided_by", "reason"], rows)
+    decided = "accepted decided_by reason noise_percent_per_root_hz spike_marks"
+    _write_table(Path(path), [*header.split(), *decided.split()], rows)
     return len(rows)
+
+
+def _spikes(session: Session) -> list[tuple[str, str]]:
+    """Return the noise level and the marks of each cell; empty where they are not of its trace."""
+    if not session.is_current("spike_inference"):
+        return [("", "")] * session.array("source_extraction/cell_id").shape[0]
+    levels = map(_text, session.spike_noise_level().tolist())
+    return list(zip(levels, session.spike_marks(), strict=True))
 
 
 def _centres(session: Session) -> NDArray[np.float64]:

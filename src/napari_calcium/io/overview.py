@@ -18,11 +18,15 @@ __all__ = ["save_overview"]
 
 TRACES = 10
 
+RATE_HEIGHT = 0.45
+"""Height of the plot of a rate of spikes, that of a trace being 1."""
+
 
 def save_overview(session: Session, path: str | Path) -> None:
     """Draw the mean image with the outlines of the accepted cells, and traces of ten of them.
 
-    The traces are dF/F, or of one-photon recordings detrended, as is said above them.
+    The traces are dF/F, or of one-photon recordings detrended, as is said above them. Below each,
+    in black, is its rate of spikes, where it is known.
 
     Parameters
     ----------
@@ -65,21 +69,43 @@ def _draw_field(axes: Any, mean: NDArray[np.float32], pixel_size: float) -> None
 def _draw_traces(
     axes: Any, session: Session, cells: NDArray[np.intp], colours: dict[int, str]
 ) -> None:
-    """Draw dF/F or detrended traces one above the other, each scaled to the same height."""
+    """Draw dF/F or detrended traces one above the other, each scaled to the same height.
+
+    Below each is its rate of spikes, in the same way, where any is known.
+    """
     times = np.arange(session.array("dff/traces").shape[1]) / session.frame_rate
     identities = session.read("source_extraction/cell_id")
-    traces = session.read("dff/traces")[cells]
+    traces, rates = session.read("dff/traces")[cells], _rates(session, cells)
+    apart = 1.15 if rates is None else 1.15 + RATE_HEIGHT
     for place, (cell, trace) in enumerate(zip(cells, traces, strict=True)):
-        scale = float(np.max(trace, initial=1e-9, where=np.isfinite(trace)))
-        axes.plot(times, trace / scale - 1.15 * place, color=colours[int(cell)], linewidth=0.8)
-        axes.text(times[-1], -1.15 * place, f"  max {_two_digits(scale)}", va="bottom", fontsize=8)
+        scale = _largest(trace)
+        axes.plot(times, trace / scale - apart * place, color=colours[int(cell)], linewidth=0.8)
+        axes.text(times[-1], -apart * place, f"  max {_two_digits(scale)}", va="bottom", fontsize=8)
+    for place, rate in enumerate([] if rates is None else rates):
+        bottom, scale = -apart * place - RATE_HEIGHT, _largest(rate)
+        axes.plot(times, bottom + 0.9 * RATE_HEIGHT * rate / scale, color="black", linewidth=0.6)
+        said = f"  max {_two_digits(scale)} Hz" if np.isfinite(rate).any() else "  unknown"
+        axes.text(times[-1], bottom, said, va="bottom", fontsize=6)
     axes.set_yticks(
-        -1.15 * np.arange(len(cells)), [f"cell {identities[cell]}" for cell in cells], fontsize=8
+        -apart * np.arange(len(cells)), [f"cell {identities[cell]}" for cell in cells], fontsize=8
     )
     axes.set_xlabel("time (s)")
     label = KINDS[kind_of_change(session)].label
+    label += "" if rates is None else f" and, in black, {KINDS['spike_rate'].label}"
     axes.set_title(f"{label}, each scaled to its maximum")
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _rates(session: Session, cells: NDArray[np.intp]) -> NDArray[np.float32] | None:
+    """Return the rates of spikes of some cells, if any of the traces that there are is known."""
+    if not session.is_current("spike_inference"):
+        return None
+    rates = session.spike_rate()[cells]
+    return rates if np.isfinite(rates).any() else None
+
+
+def _largest(values: NDArray[np.float32]) -> float:
+    return float(np.max(values, initial=1e-9, where=np.isfinite(values)))
 
 
 def _two_digits(value: float) -> str:

@@ -21,6 +21,7 @@ import dask.array as da
 import numpy as np
 import scipy.sparse as sp
 import zarr
+from dask.delayed import delayed
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from zarr.errors import ContainsGroupError
@@ -34,7 +35,7 @@ from napari_calcium.components import (
 )
 from napari_calcium.errors import InputError
 from napari_calcium.io.shards import COMPRESSOR, ShardedFrames
-from napari_calcium.movie import Movie
+from napari_calcium.movie import Movie, blocks
 from napari_calcium.shifts import Shifts
 
 __all__ = [
@@ -66,7 +67,7 @@ STAGE_GROUPS = {"import": "movie"}
 MUCH_MORE_MOTION = 1.5
 """Motion in coarse detail relative to that in all, above which fine detail does not move."""
 
-OUTSIDE = ("source", "files", "classifier")
+OUTSIDE = ("source", "files", "classifier", "spike_model")
 """Inputs of stages that are no stages."""
 
 MARKS = {"modality": "two-photon"}
@@ -101,6 +102,9 @@ class Variable:
                 return axes
         raise ValueError(f"the axes are {self.axes}, not {ndim}")
 
+
+READ_AT_ONCE = 2**15
+"""Frames of a table of traces that are read at once: the length of its chunks."""
 
 FRAMES = ("time", "z", "y", "x")
 
@@ -206,6 +210,15 @@ VARIABLES: Mapping[str, Variable] = {
     "dff/baseline": Variable(("cell", "time"), "counts", "F0, what was divided by or subtracted"),
     "dff/floored": Variable(("cell",), "1", "whether F0 was raised to a multiple of the noise"),
     "dff/percentile": Variable(("cell",), "%", "percentile taken for the resting level"),
+    "spike_inference/rate": Variable(
+        ("cell", "time"), "Hz", "rate of spikes, smoothed as the attributes say; NaN where unknown"
+    ),
+    "spike_inference/noise_level": Variable(
+        ("cell",), "% Hz^-0.5", "median step of dF/F between frames, over the root of their rate"
+    ),
+    "spike_inference/marks": Variable(
+        ("cell",), "1", "what speaks against its rate, the bits that meanings names; 0 if nothing"
+    ),
 }
 
 
@@ -372,6 +385,14 @@ class Session:
                 )
         return record
 
+    def is_current(self, group: str) -> bool:
+        """Whether a stage has run, on what is there now: see `current`."""
+        try:
+            self.current(group)
+        except InputError:
+            return False
+        return True
+
     def group_attrs(self, group: str) -> dict[str, Any]:
         """Return the attributes of a stage's group."""
         return dict(zarr.open_group(self.path, path=group, mode="r").attrs)
@@ -410,6 +431,25 @@ class Session:
             meta=np.empty((0,) * array.ndim, array.dtype),
         )
         return Movie(frames, self.frame_rate, self.pixel_size)
+
+    def table(self, name: str, n_cells: int) -> da.Array:
+        """Return an array (cell, time) lazily, in blocks of so many cells and of all frames.
+
+        Raises
+        ------
+        InputError
+            If the stage that makes it has not run.
+        """
+        n_rows, n_frames = self.array(name).shape
+        dtype = self.array(name).dtype
+        runs = list(blocks(n_rows, n_cells)) or [slice(0, 0)]
+        rows = [
+            da.from_delayed(
+                delayed(_read_rows)(self.path, name, run), (run.stop - run.start, n_frames), dtype
+            )
+            for run in runs
+        ]
+        return da.concatenate(rows, axis=0)
 
     def shifts(self) -> Shifts:
         """Return what undoes the motion of the recording.
@@ -494,6 +534,22 @@ class Session:
         name = "component_evaluation/reasons"
         if name not in self:  # of an earlier version
             return ["" if accepted else "rejected" for accepted in self.quality().accepted]
+        return self._in_words(name)
+
+    def spike_rate(self) -> NDArray[np.float32]:
+        """Return the inferred rates of spikes (cell, time), Hz; NaN where they are unknown."""
+        return self.read("spike_inference/rate")
+
+    def spike_noise_level(self) -> NDArray[np.float32]:
+        """Return the noise level of the dF/F of each cell (cell,), % per root Hz; NaN if none."""
+        return self.read("spike_inference/noise_level")
+
+    def spike_marks(self) -> list[str]:
+        """Return, in a few words for each cell, what speaks against its rate; "" if nothing."""
+        return self._in_words("spike_inference/marks")
+
+    def _in_words(self, name: str) -> list[str]:
+        """Return the meanings of the bits of each cell."""
         named: Any = self.array(name).attrs["meanings"]
         meanings = {int(bit): str(words) for bit, words in named.items()}
         return [
@@ -624,6 +680,17 @@ def frames_layout(shape: tuple[int, ...], itemsize: int) -> tuple[tuple[int, ...
     while frames > 1 and frames * math.prod(field) * itemsize > SHARD_BYTES:
         frames //= 2
     return (frames, *[1] * len(planes), *tile), (frames, *field)
+
+
+def _read_rows(path: Path, name: str, rows: slice) -> NDArray[Any]:
+    """Return some rows of a table, read a stretch at a time: chunks hold other rows as well."""
+    array = zarr.open_array(path, path=name, mode="r")
+    n_frames = array.shape[1]
+    values = np.empty((rows.stop - rows.start, n_frames), array.dtype)
+    for start in range(0, n_frames, READ_AT_ONCE):
+        stretch = slice(start, min(start + READ_AT_ONCE, n_frames))
+        values[:, stretch] = array[rows, stretch]
+    return values
 
 
 def _stage_of(group: str) -> str:

@@ -25,6 +25,7 @@ from napari_calcium.napari.layers import OUTLINE_LEVEL, metadata_of
 from napari_calcium.napari.runner import runner_of
 from napari_calcium.napari.score_histograms import COLOURS, NOT_ASKED, spot, standings
 from napari_calcium.napari.stage_form import wrapped
+from napari_calcium.spikes.guards import UNIT as NOISE_UNIT
 
 __all__ = ["HINT", "CellCard", "CellImages", "CellSource", "CropView", "cell_images", "read_source"]
 
@@ -186,7 +187,7 @@ class CellCard(QWidget):  # type: ignore[misc]
         self._reading: tuple[Any, Future[CellSource | None]] | None = None
         self._n_runs = 0
         self._hint, self._said, self._scores = wrapped(HINT), wrapped(""), wrapped("")
-        self._correlation = QLabel()
+        self._correlation, self._noise = QLabel(), wrapped("")
         self._pictures = QWidget()
         self._lay_out()
         self._look = QTimer(self)
@@ -197,8 +198,8 @@ class CellCard(QWidget):  # type: ignore[misc]
 
     @property
     def text(self) -> str:
-        """What is written: the hint, the reason, the correlation and the scores, a line each."""
-        labels = (self._hint, self._said, self._correlation, self._scores)
+        """What is written: hint, reason, correlation, scores and noise, a line each."""
+        labels = (self._hint, self._said, self._correlation, self._scores, self._noise)
         return "\n".join(label.property("said") for label in labels if not label.isHidden())
 
     @property
@@ -291,6 +292,7 @@ class CellCard(QWidget):  # type: ignore[misc]
         _write(self._said, said)
         _write(self._correlation, correlation)
         _write(self._scores, scores)
+        _write(self._noise, "" if self.cell_id is None else _noise_of(self._layer, self.cell_id))
         self._scores.setToolTip(decided.classifier if decided is not None else "")
         for view in self.views.values():
             view.set_colour(colour)
@@ -325,7 +327,7 @@ class CellCard(QWidget):  # type: ignore[misc]
         grid.addWidget(self._correlation, 2, 1, 1, 2)
         self._correlation.setAlignment(Qt.AlignmentFlag.AlignCenter)
         layout.addWidget(self._pictures)
-        for label in (self._hint, self._said, self._scores):
+        for label in (self._hint, self._said, self._scores, self._noise):
             layout.addWidget(label)
         layout.addStretch()
         self._scores.setTextFormat(Qt.TextFormat.RichText)
@@ -493,6 +495,19 @@ def _standing(decided: Decided, index: int, score: str) -> tuple[str, str, str]:
     else:
         meaning = f"not above {lower:g}" if below else f"reaches {upper:g}" if above else ""
     return colour, f"{value[0]:.3g}", meaning or f"between {lower:g} and {upper:g}"
+
+
+def _noise_of(layer: Any, cell_id: int) -> str:
+    """Say the noise level of a cell and what speaks against its rate; "" without its rate."""
+    table = layer.features
+    if "spike_marks" not in table:
+        return ""
+    rows = np.flatnonzero(np.asarray(table["cell_id"]) == cell_id)
+    if not rows.size:
+        return ""
+    level, marks = (table[name].iloc[int(rows[0])] for name in ("noise_level", "spike_marks"))
+    figure = NOT_KNOWN if math.isnan(level) else f"{level:.3g} {NOISE_UNIT}"
+    return f"Noise level of dF/F {figure}; spike rate: {marks or 'nothing against it'}"
 
 
 def _overlapping(decided: Decided, index: int) -> str:

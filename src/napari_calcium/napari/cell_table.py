@@ -120,6 +120,12 @@ COLUMNS: dict[str, Column] = {
     "f0_floored": Column(
         "F0", "Floored: F0 was raised to its floor, so dF/F is not to be trusted", _floored, False
     ),
+    "noise_level": Column(
+        "noise", "Noise level of dF/F: median step between frames, % per root of the frame rate"
+    ),
+    "spike_marks": Column(
+        "spike rate", "What speaks against the rate of spikes; empty if nothing", _text, False
+    ),
 }
 """The features that have a column, by name."""
 

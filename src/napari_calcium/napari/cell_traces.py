@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from napari_calcium.io.export import KINDS, kind_of_change
 from napari_calcium.io.session import Session
-from napari_calcium.napari.decided import of_these_cells, read_decided
+from napari_calcium.napari.decided import RATES, of_these_cells, read_decided
 
 __all__ = ["CellTraces", "read_cell"]
 
@@ -46,6 +46,10 @@ class CellTraces:
         Whether `dff` and `fluorescence` have their noise.
     floored : bool
         Whether F0 was raised to its floor in any frame: the change is not to be trusted.
+    spike_rate : ndarray (time,), optional
+        Rate of spikes, Hz, where it was inferred of this change.
+    spike_marks : str
+        What speaks against that rate, in a few words; "" if nothing.
     decision : str
         Why it is accepted or rejected; "" where nobody has decided.
     """
@@ -61,12 +65,16 @@ class CellTraces:
     dff_kind: str = "dff"
     output: str = "raw"
     floored: bool = False
+    spike_rate: Floats | None = None
+    spike_marks: str = ""
     decision: str = ""
 
     @property
     def title(self) -> str:
-        """The cell, what is decided of it and why, and whether its F0 was floored."""
-        said = (self.name, self.decision, "F0 floored" if self.floored else "")
+        """The cell, what is decided of it and why, and what speaks against its F0 and its rate."""
+        floored = "F0 floored" if self.floored else ""
+        marked = f"spike rate: {self.spike_marks}" if self.spike_marks else ""
+        said = (self.name, self.decision, floored, marked)
         return ", ".join(each for each in said if each)
 
     @property
@@ -116,6 +124,7 @@ def read_cell(session: Session, cell_id: int, decision: str | None = None) -> Ce
         deconvolved=_row(session, "source_extraction/deconvolved", row),
         decision=_decision(session, row) if decision is None else decision,
         **_change(session, row),
+        **_rate(session, row),
     )
 
 
@@ -133,6 +142,14 @@ def _change(session: Session, row: int) -> dict[str, Any]:
         "output": session.group_attrs("dff").get("output", "raw"),
         "floored": bool(session.array("dff/floored")[row]),
     }
+
+
+def _rate(session: Session, row: int) -> dict[str, Any]:
+    """Return what spike inference found of a cell; nothing where it is of other traces."""
+    if not of_these_cells(session, RATES):
+        return {}
+    rate = _row(session, f"{RATES}/rate", row)
+    return {"spike_rate": rate, "spike_marks": session.spike_marks()[row]}
 
 
 def _row(session: Session, name: str, row: int) -> Floats:

@@ -16,11 +16,10 @@ from napari_calcium.napari.cell_table import CellTable
 from napari_calcium.napari.clicking import shown_where_clicked
 from napari_calcium.napari.decided import Decided
 from napari_calcium.napari.decisions import Decisions, decisions_of
-from napari_calcium.napari.docking import BottomDock
+from napari_calcium.napari.docking import CellDock
 from napari_calcium.napari.layers import CELLS, metadata_of
 from napari_calcium.napari.runner import runner_of
 from napari_calcium.napari.stage_form import button, row
-from napari_calcium.napari.traces import TracesWidget
 
 __all__ = ["BUTTONS", "CellsWidget", "place_of_label"]
 
@@ -44,7 +43,7 @@ SIZE, HEIGHT_OF_CARD, WIDTH_OF_CARD = (420, 700), 355, 345
 """Size of the dock at first, height of the card below the table, and its width at least, px."""
 
 
-class CellsWidget(BottomDock):
+class CellsWidget(CellDock):
     """A dock with a table of a session's cells and what is known of the one that is looked at.
 
     Parameters
@@ -98,7 +97,7 @@ class CellsWidget(BottomDock):
         self._say()
 
     def show_cell(self, layer: Any, cell_id: int) -> None:
-        """Show a cell in the table, on the card, and in the docks of traces.
+        """Show a cell in the table, on the card, and in the other docks.
 
         Parameters
         ----------
@@ -140,9 +139,9 @@ class CellsWidget(BottomDock):
         if cell_id is None or self.layer is None:
             return
         self.layer.selected_label = cell_id + 1
-        for traces in self._window.findChildren(TracesWidget):  # no event told of label 1
-            if (traces.layer, traces.cell_id) != (self.layer, cell_id):
-                traces.show_cell(self.layer, cell_id)
+        for dock in self._window.findChildren(CellDock):  # no event told of label 1
+            if (dock.layer, dock.cell_id) != (self.layer, cell_id):
+                dock.show_cell(self.layer, cell_id)
         if self.decisions is not None:
             self.decisions.mark(self._chosen_ids())
 

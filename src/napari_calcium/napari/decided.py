@@ -22,6 +22,7 @@ from napari_calcium.io.session import Session, StageRecord
 
 __all__ = [
     "COLOURS",
+    "RATES",
     "SCORES",
     "Decided",
     "label_colormap",
@@ -33,6 +34,9 @@ __all__ = [
 
 SCORES = "component_evaluation"
 """The group of a session in which the scores are."""
+
+CHANGE, RATES = "dff", "spike_inference"
+"""The groups of a session in which the change of fluorescence and the rates of spikes are."""
 
 COLOURS: dict[tuple[bool, bool], str] = {
     (True, False): "#ffd84d",
@@ -178,10 +182,15 @@ def parameters_of(record: StageRecord) -> ComponentEvaluationParameters:
 
 def of_these_cells(session: Session, group: str) -> bool:
     """Whether a stage's results are of the cells that the session holds, as it is marked, now."""
-    cells, record = session.record("source_extraction"), session.record(group)
-    if cells is None or record is None or not session.heeds(record):
+    record = session.record(group)
+    if record is None or not session.heeds(record):
         return False
-    return record.inputs.get("source_extraction") == cells.digest
+    if CHANGE in record.inputs:  # which is itself of some cells
+        change = session.record(CHANGE)
+        same = change is not None and record.inputs[CHANGE] == change.digest
+        return same and of_these_cells(session, CHANGE)
+    cells = session.record("source_extraction")
+    return cells is not None and record.inputs.get("source_extraction") == cells.digest
 
 
 def label_colours(labels: NDArray[np.integer], colours: Colours) -> Colours:

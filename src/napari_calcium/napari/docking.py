@@ -8,7 +8,16 @@ from napari.settings import get_settings
 from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
-__all__ = ["BottomDock", "dock_of", "put_at_bottom", "shrink", "stack", "window_size"]
+__all__ = [
+    "BottomDock",
+    "CellDock",
+    "TimeDock",
+    "dock_of",
+    "put_at_bottom",
+    "shrink",
+    "stack",
+    "window_size",
+]
 
 
 def dock_of(widget: QWidget) -> QDockWidget | None:
@@ -75,6 +84,36 @@ class BottomDock(QWidget):  # type: ignore[misc]
 
     def _place(self) -> None:
         put_at_bottom(self)
+
+
+class CellDock(BottomDock):
+    """A dock that shows the cell that is looked at, or where it is among others.
+
+    Attributes
+    ----------
+    layer : napari.layers.Labels or None
+        The layer of cells.
+    cell_id : int or None
+        The cell.
+    """
+
+    layer: Any = None
+    cell_id: int | None = None
+
+    def show_cell(self, layer: Any, cell_id: int) -> None:
+        """Show a cell of a layer of cells."""
+        raise NotImplementedError
+
+
+class TimeDock(CellDock):
+    """A dock over time, which becomes a tab of the others of its kind; each can be drawn out."""
+
+    def _place(self) -> None:
+        super()._place()
+        QTimer.singleShot(0, self._stack)  # when those that were opened with it are placed, too
+
+    def _stack(self) -> None:
+        stack(self, TimeDock)
 
 
 def put_at_bottom(widget: QWidget) -> None:

@@ -15,7 +15,13 @@ from skimage.measure import find_contours
 from napari_calcium.footprints import cropped
 from napari_calcium.io.recording import Recording
 from napari_calcium.io.session import Session
-from napari_calcium.napari.decided import Decided, label_colormap, of_these_cells, read_decided
+from napari_calcium.napari.decided import (
+    RATES,
+    Decided,
+    label_colormap,
+    of_these_cells,
+    read_decided,
+)
 
 __all__ = [
     "CELLS",
@@ -266,6 +272,8 @@ def layer_digests(session: Session) -> dict[str, str]:
         digests[OUTLINES] = digests[CELLS]
     if of_these_cells(session, "dff"):
         digests[CELLS] += _digest(session, "dff")
+    if of_these_cells(session, RATES):
+        digests[CELLS] += _digest(session, RATES)
     return {name: digest for name, digest in digests.items() if digest}
 
 
@@ -360,6 +368,9 @@ def _features(session: Session, decided: Decided | None) -> Features:
         table |= decided.features()
     if of_these_cells(session, "dff"):
         table["f0_floored"] = session.read("dff/floored")
+    if of_these_cells(session, RATES):
+        table["noise_level"] = session.spike_noise_level()
+        table["spike_marks"] = np.array(session.spike_marks(), object)
     return table
 
 

@@ -20,10 +20,17 @@ from napari_calcium.parameters import Parameter
 
 __all__ = [
     "COLOURS",
+    "ENOUGH",
+    "HEADROOM",
+    "HIGHEST",
     "NOT_ASKED",
     "NO_CELLS",
+    "SPACING",
+    "TOO_LOW",
     "ScoreHistogram",
     "ScoreHistograms",
+    "binned",
+    "plain_plot",
     "rounded",
     "spot",
     "standings",
@@ -111,7 +118,7 @@ class ScoreHistogram(QWidget):  # type: ignore[misc]
         self._values = np.zeros(0, np.float32)
         self._edges, self._heights = np.array([0.0, 1.0]), np.zeros(1)
         self._title, self._counts = QLabel(_title(score, self._described[0])), QLabel()
-        self.plot = _plot()
+        self.plot = plain_plot()
         self.bars = tuple(self._bars(colour) for colour in COLOURS[score])
         self.lines = {name: self._line(place) for place, name in enumerate(self.names)}
         self._lay_out()
@@ -167,8 +174,7 @@ class ScoreHistogram(QWidget):  # type: ignore[misc]
         defaults, reach = self._defaults, FURTHEST * (high - low)
         near = [each for each in self.thresholds.values() if low - reach < each < high + reach]
         low, high = min(low, *defaults, *near), max(high, *defaults, *near)
-        n_bins = int(np.clip(2 * math.sqrt(known.size), FEWEST_BINS, MOST_BINS))
-        self._heights, self._edges = np.histogram(np.clip(known, low, high), n_bins, (low, high))
+        self._heights, self._edges = binned(known, low, high)
         margin = 0.02 * (high - low)
         self.plot.setXRange(low - margin, high + margin, padding=0)
         self.plot.setYRange(0, HEADROOM * max(1, int(self._heights.max())), padding=0)
@@ -410,6 +416,22 @@ def rounded(value: float, span: float) -> float:
     return round(float(value), decimals)
 
 
+def binned(known: Floats, low: float, high: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return how many values lie in each bin between two ends, and the bins' edges.
+
+    What lies beyond is in the first and in the last bin.
+
+    Examples
+    --------
+    >>> heights, edges = binned(np.array([0.5, 1.5, 99]), 0, 12)
+    >>> heights.tolist(), edges[[0, 1, -1]].tolist()
+    ([1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], [0.0, 1.0, 12.0])
+    """
+    n_bins = int(np.clip(2 * math.sqrt(known.size), FEWEST_BINS, MOST_BINS))
+    heights, edges = np.histogram(np.clip(known, low, high), n_bins, (low, high))
+    return heights, edges
+
+
 def spot(colour: str) -> str:
     """Return a small square of a colour, as rich text."""
     return f'<span style="color: {colour}; font-size: {SIZE_OF_A_SPOT}pt">&#9632;</span>'
@@ -449,7 +471,7 @@ def _title(score: str, described: Parameter) -> str:
     return f"{TITLES[score]} ({unit})" if unit else TITLES[score]
 
 
-def _plot() -> Any:
+def plain_plot() -> Any:
     """Return a plot that the mouse neither moves nor zooms, with numbers below it only."""
     plot = pg.PlotWidget()
     plot.setMenuEnabled(False)

@@ -17,6 +17,7 @@ from napari_calcium.napari.extraction_widget import SourceExtractionWidget
 from napari_calcium.napari.layers import metadata_of
 from napari_calcium.napari.motion_widget import MotionCorrectionWidget
 from napari_calcium.napari.runner import Request
+from napari_calcium.napari.spike_widget import SpikeInferenceWidget
 from napari_calcium.napari.stage_form import StageWidget, button, row
 from napari_calcium.pipeline.stages import stage_named
 
@@ -26,6 +27,7 @@ __all__ = [
     "ImportWidget",
     "MotionCorrectionWidget",
     "SourceExtractionWidget",
+    "SpikeInferenceWidget",
     "StageWidget",
     "SummaryImagesWidget",
     "new_session_path",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import pyqtgraph as pg
@@ -33,6 +34,8 @@ class TimePlots(pg.GraphicsLayoutWidget):  # type: ignore[misc]
         What each plot shows, from the top.
     compact : bool
         For a low dock: no title, and what plots show is written level, left of them.
+    left : sequence of pyqtgraph.AxisItem
+        Left axes of the plots, from the top, where they are no plain ones.
 
     Attributes
     ----------
@@ -43,17 +46,27 @@ class TimePlots(pg.GraphicsLayoutWidget):  # type: ignore[misc]
     """
 
     def __init__(
-        self, viewer: Any, key: str, labels: Sequence[str], *, compact: bool = False
+        self,
+        viewer: Any,
+        key: str,
+        labels: Sequence[str],
+        *,
+        compact: bool = False,
+        left: Sequence[Any] = (),
     ) -> None:
         super().__init__()
         self._viewer = viewer
         self._frame_rate = 0.0
         self._ndim = 3
+        self._axes: list[Any] = []
         self._title = self.addLabel("", row=0, col=0, justify="left")
         self.key = self.addLabel(key, row=0, col=1, justify="right")
         rows = range(1, len(labels) + 1)
         self._names = [self.addLabel("", row, col=0, justify="left") for row in rows if compact]
-        self.plots = [self._plot(row) for row in rows]
+        self.plots = [
+            self._plot(row, {"left": axis} if axis is not None else {})
+            for row, axis in zip_longest(rows, left)
+        ]
         if compact:
             self._save_room()
         for place, label in enumerate(labels):
@@ -119,6 +132,25 @@ class TimePlots(pg.GraphicsLayoutWidget):  # type: ignore[misc]
         self._frame_rate, self._ndim = frame_rate, ndim
         self._follow_slider()
 
+    def go_to(self, seconds: float) -> None:
+        """Move the slider to the frame nearest to a time, s; the cursors follow."""
+        axis = self._time_axis()
+        if axis is not None:
+            self._viewer.dims.set_point(axis, round(seconds * self._frame_rate))
+
+    def put_beside(self, place: int, scale: Any) -> None:
+        """Put a scale of colours right of a plot.
+
+        Parameters
+        ----------
+        place : int
+            Of the plot, from the top.
+        scale : pyqtgraph.ColorBarItem
+        """
+        self.addItem(scale, row=1 + place, col=2)
+        self._axes += [scale.getAxis(side) for side in ("left", "right", "top", "bottom")]
+        self._show_theme()
+
     def _save_room(self) -> None:
         """Take the title away, and most of what is between the plots."""
         for label in (self._title, self.key):
@@ -126,9 +158,9 @@ class TimePlots(pg.GraphicsLayoutWidget):  # type: ignore[misc]
         self.ci.layout.setSpacing(GAP)
         self.ci.layout.setContentsMargins(GAP, 0, GAP, 0)
 
-    def _plot(self, row: int) -> Any:
+    def _plot(self, row: int, axes: Mapping[str, Any]) -> Any:
         first = 1 if self._names else 0
-        plot = self.addPlot(row=row, col=first, colspan=2 - first)
+        plot = self.addPlot(row=row, col=first, colspan=2 - first, axisItems=dict(axes))
         plot.setDownsampling(auto=True, mode="peak")
         plot.setClipToView(True)
         plot.setMouseEnabled(x=True, y=False)
@@ -174,9 +206,7 @@ class TimePlots(pg.GraphicsLayoutWidget):  # type: ignore[misc]
                 cursor.setValue(self._viewer.dims.point[axis] / self._frame_rate)
 
     def _move_slider(self, cursor: Any) -> None:
-        axis = self._time_axis()
-        if axis is not None:
-            self._viewer.dims.set_point(axis, round(cursor.value() * self._frame_rate))
+        self.go_to(cursor.value())
 
     def _show_theme(self, event: Any = None) -> None:
         theme = get_theme(self._viewer.theme)
@@ -184,7 +214,7 @@ class TimePlots(pg.GraphicsLayoutWidget):  # type: ignore[misc]
         self.setBackground(theme.background.as_hex())
         for label in (self._title, *self._names):
             label.setText(label.text, color=text)
-        for plot in self.plots:
-            for side in ("left", "bottom"):
-                plot.getAxis(side).setPen(text)
-                plot.getAxis(side).setTextPen(text)
+        sides = [plot.getAxis(side) for plot in self.plots for side in ("left", "bottom")]
+        for axis in (*sides, *self._axes):
+            axis.setPen(text)
+            axis.setTextPen(text)

@@ -14,7 +14,7 @@ from napari_calcium.io.session import Session
 from napari_calcium.napari.cell_traces import CellTraces, read_cell
 from napari_calcium.napari.clicking import shown_where_clicked
 from napari_calcium.napari.decisions import Decisions, decisions_of
-from napari_calcium.napari.docking import BottomDock
+from napari_calcium.napari.docking import TimeDock
 from napari_calcium.napari.layers import CELLS, metadata_of
 from napari_calcium.napari.time_plots import TimePlots
 
@@ -24,7 +24,7 @@ HINT = "Click on a cell to see its traces"
 DOCK = "Traces (napari-calcium)"
 """Name that napari gives the dock."""
 
-ABOVE_REST, TOTAL, CHANGE, ACTIVITY = range(4)
+ABOVE_REST, TOTAL, CHANGE, ACTIVITY, RATE = range(5)
 """Places of the plots, from the top."""
 
 LABELS = {
@@ -32,6 +32,7 @@ LABELS = {
     TOTAL: f"F and F0 ({KINDS['f0'].unit})",
     CHANGE: KINDS["dff"].label,
     ACTIVITY: KINDS["deconvolved"].label,
+    RATE: KINDS["spike_rate"].label,
 }
 
 MARGINS, SPACING = (6, 2, 8, 0), 10
@@ -83,13 +84,16 @@ CURVES = {
     "deconvolved": Curve(
         "#b07af0", 1, ACTIVITY, False, "Activity: what each frame adds to the trace (counts/frame)"
     ),
+    "spike_rate": Curve(
+        "#e8589c", 1, RATE, True, "Rate of spikes that was inferred from dF/F (Hz), smoothed"
+    ),
 }
 """The curves that can be chosen, by the names of `CellTraces`."""
 
 DETRENDED = "Fluorescence less F0 (counts): one-photon recordings have no dF/F"
 
 
-class TracesWidget(BottomDock):
+class TracesWidget(TimeDock):
     """A dock that shows the traces of one cell against time in seconds.
 
     Parameters
@@ -105,8 +109,8 @@ class TracesWidget(BottomDock):
         The traces by those names, and "fluorescence" beside "f0"; empty where not wanted or not
         known.
     plots : list of pyqtgraph.PlotItem
-        Fluorescence above rest, in total, its change, and activity; those without any trace are
-        hidden.
+        Fluorescence above rest, in total, its change, activity, and rate of spikes; those without
+        any trace are hidden.
     """
 
     def __init__(self, napari_viewer: Any) -> None:
@@ -163,6 +167,7 @@ class TracesWidget(BottomDock):
         self._title.setToolTip("\n".join((cell.title, self._figures())).strip() if cell else "")
         for name, box in self.boxes.items():
             box.setEnabled(cell is None or getattr(cell, name) is not None)
+        self.boxes["spike_rate"].setVisible(cell is not None and cell.spike_rate is not None)
         self._name_change(cell.dff_kind if cell else "dff")
         self.curves["fluorescence"].setPen(_pen(cell.output if cell else "raw"))
 

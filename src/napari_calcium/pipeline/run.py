@@ -30,6 +30,7 @@ from dask.delayed import Delayed, delayed
 from dask.system import CPU_COUNT
 from threadpoolctl import threadpool_limits
 
+from napari_calcium.activity.dff import DffParameters
 from napari_calcium.errors import InputError
 from napari_calcium.extraction.parameters import SourceExtractionParameters
 from napari_calcium.io.importing import ImportParameters
@@ -45,6 +46,7 @@ from napari_calcium.io.session import (
 from napari_calcium.io.shards import COMPRESSOR, write_frames
 from napari_calcium.movie import Movie
 from napari_calcium.parameters import Parameters
+from napari_calcium.pipeline.inferring import check_rates
 from napari_calcium.pipeline.recipe import Recipe
 from napari_calcium.pipeline.stages import (
     STAGES,
@@ -55,6 +57,7 @@ from napari_calcium.pipeline.stages import (
     stage_named,
     stages_until,
 )
+from napari_calcium.spikes.inference import SpikeInferenceParameters
 
 __all__ = ["Progress", "RunReport", "StageReport", "compute_graph", "run", "save_movie"]
 
@@ -154,6 +157,7 @@ def run(
                 _check_movie(stage, recipe.parameters(stage.name), shape)
                 _check_files(stage, opened, recipe.parameters(stage.name), stage in unmade)
             _check_seeds(unmade, recipe, shape)
+            _check_spikes(unmade, recipe)
             inputs = Inputs(opened, recording)
             _check_import(inputs, recipe)
             _remember(opened, {stage.name: recipe.parameters(stage.name) for stage in stages})
@@ -246,6 +250,23 @@ def _check_seeds(unmade: Collection[Stage], recipe: Recipe, shape: tuple[int, ..
     assert isinstance(parameters, SourceExtractionParameters)
     if parameters.files():
         read_seeds(parameters, (shape[-2], shape[-1]))
+
+
+def _check_spikes(unmade: Collection[Stage], recipe: Recipe) -> None:
+    """Refuse a model of spike inference that cannot be used before any stage has run."""
+    stage = stage_named("spike_inference")
+    if stage not in unmade:
+        return
+    parameters, imported, dff = (recipe.parameters(s) for s in (stage.name, "import", "dff"))
+    assert isinstance(parameters, SpikeInferenceParameters)
+    assert isinstance(imported, ImportParameters)
+    assert isinstance(dff, DffParameters)
+    try:
+        check_rates(parameters, imported, dff)
+    except InputError as error:
+        if str(error).startswith("model_file "):
+            raise InputError(f"{stage.name}.{error}") from None
+        raise InputError(f"{stage.name}: {error}; or leave it out (--until dff)") from None
 
 
 def _unmade(stages: Sequence[Stage], session: Session, recipe: Recipe) -> list[Stage]:
@@ -529,10 +550,11 @@ def _files_digest(stage: Stage, session: Session, parameters: Parameters) -> str
 
 
 def _content(path: Path) -> bytes:
-    """Return what identifies a file, or the cells of a session."""
-    if path.is_dir():
+    """Return what identifies a file, the cells of a session, or the files of a folder."""
+    if Session.is_session(path):
         path = path / "source_extraction" / "zarr.json"  # has the stage's digest
-    return path.read_bytes() if path.is_file() else b""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return b"".join(file.read_bytes() for file in files if file.is_file())
 
 
 def _compute(

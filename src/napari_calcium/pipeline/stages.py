@@ -51,7 +51,9 @@ from napari_calcium.motion.quality import MotionQuality
 from napari_calcium.movie import Movie
 from napari_calcium.parameters import Parameters, nearest
 from napari_calcium.pipeline.deciding import decision_attrs, store_decision
+from napari_calcium.pipeline.inferring import infer_rates
 from napari_calcium.shifts import Shifts
+from napari_calcium.spikes.inference import SpikeInferenceParameters
 
 __all__ = ["STAGES", "Inputs", "Results", "Stage", "read_seeds", "stage_named", "stages_until"]
 
@@ -280,6 +282,11 @@ def _dff(inputs: Inputs, parameters: DffParameters) -> Results:
     return Results(arrays=delayed(dff_to_arrays)(dff), attrs=delayed(dff_attrs)(dff))
 
 
+def _spike_inference(inputs: Inputs, parameters: SpikeInferenceParameters) -> Results:
+    rates = infer_rates(inputs.session, parameters)
+    return Results(arrays=rates.arrays, attrs=rates.attrs)
+
+
 def _corrected(inputs: Inputs) -> Any:
     return inputs.session.movie("motion_correction/frames")
 
@@ -350,6 +357,15 @@ STAGES: tuple[Stage, ...] = (
         "dff",
         "Fluorescence of each cell relative to its running baseline.",
         {"one-photon": "Detrending"},
+    ),
+    Stage(
+        "spike_inference",
+        "Spike inference",
+        ("dff",),
+        SpikeInferenceParameters,
+        _spike_inference,
+        "spike_inference",
+        "Rate of spikes of each cell in Hz, by a network that was trained on recorded spikes.",
     ),
 )
 

@@ -25,6 +25,7 @@ __all__ = [
     "Recording",
     "causal_kernel",
     "gaussian_kernel",
+    "of_class",
     "read_dataset",
     "read_datasets",
     "resample",
@@ -187,6 +188,22 @@ def read_dataset(path: str | Path) -> Dataset:
     return replace(dataset, recordings=kept)
 
 
+def of_class(datasets: Iterable[Dataset], cell_class: str) -> tuple[Dataset, ...]:
+    """Return the datasets of one class of cells: "exc", "inh", or "all" of them.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    given = tuple(datasets)
+    found = tuple(one for one in given if cell_class in ("all", one.cell_class[:3]))
+    if not found:
+        names = ", ".join(one.name for one in given)
+        raise InputError(f"no dataset is of the class {cell_class}: {names}; name others")
+    return found
+
+
 def resample(recording: Recording, frame_rate: float) -> Recording:
     """Return a recording as it would have been made at another frame rate.
 
@@ -210,14 +227,14 @@ def resample(recording: Recording, frame_rate: float) -> Recording:
         return recording
     n_frames = int(len(recording.dff) * ratio + 1e-6)
     old, new = 1 / recording.frame_rate, 1 / frame_rate
-    trace = recording.dff.astype(np.float64)
+    trace: Floats = recording.dff.astype(np.float64)
     start = recording.start + (new - old) / 2  # frames are timed by their middle
     if ratio < 1:
         sums = np.concatenate(([0.0], np.cumsum(trace)))
         edges = np.interp(np.arange(n_frames + 1) * new / old, np.arange(len(sums)), sums)
         dff: Floats = np.diff(edges) * ratio
         if not np.isfinite(sums).all():
-            dff = _means(trace, np.arange(n_frames + 1) * new / old)
+            dff = _means(trace, np.asarray(np.arange(n_frames + 1) * new / old, np.float64))
     else:
         at = ((np.arange(n_frames) + 0.5) * new - 0.5 * old) / old
         dff = np.interp(at, np.arange(len(trace)), trace)

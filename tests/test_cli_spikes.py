@@ -1,0 +1,234 @@
+"""The command `napari-calcium spikes`, with a stand-in for the network."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import scipy.io
+
+from napari_calcium import cli as module
+from napari_calcium.cli import main
+from napari_calcium.errors import InputError
+from napari_calcium.spikes.discrete import WARNING
+from napari_calcium.spikes.guards import Mark
+from napari_calcium.spikes.inference import SpikeInferenceParameters
+
+MARGIN = 8
+
+
+class StandIn(NamedTuple):
+    """A model whose rate is 10 times what dF/F is above 0."""
+
+    name: str = "stand-in"
+    frame_rates: tuple[float, float] = (5.0, 60.0)
+    noise_levels: tuple[float, float] = (0.1, 8.0)
+    margin: int = MARGIN
+
+    def smoothing(self, frame_rate: float) -> float:
+        return max(0.05, 1.5 / frame_rate)
+
+
+class Answer(NamedTuple):
+    """What the command left: its exit status and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+Spikes = Callable[..., Answer]
+
+
+@pytest.fixture
+def asked() -> list[SpikeInferenceParameters]:
+    """What the stand-in was called with, a block of cells at a time."""
+    return []
+
+
+@pytest.fixture
+def spikes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[Any]
+) -> Spikes:
+    """Call the command as the shell does."""
+
+    def check(parameters: SpikeInferenceParameters, frame_rate: float) -> None:
+        if frame_rate > 60:
+            raise InputError(f"frame_rate is {frame_rate:g} Hz; the model is for 5 to 60")
+
+    def rate(dff: np.ndarray, frame_rate: float, model: Any, parameters: Any) -> np.ndarray:
+        assert isinstance(model, StandIn)
+        assert len(dff) <= 16
+        asked.append(parameters)
+        found = 10 * np.maximum(dff, 0)
+        found[:, :MARGIN] = found[:, -MARGIN:] = np.nan
+        return found.astype(np.float32)
+
+    monkeypatch.setattr(module, "read_spike_model", lambda parameters: StandIn())
+    monkeypatch.setattr(module, "check_model", check)
+    monkeypatch.setattr(module, "spike_rate", rate)
+
+    def call(*arguments: Any) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["napari-calcium", "spikes", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return Answer(status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def dff() -> np.ndarray:
+    """37 cells, more than one block, of 301 frames."""
+    values = np.random.default_rng(0).normal(0, 0.05, (37, 301)).astype(np.float32)
+    values[:, 100:103] += 1
+    return values
+
+
+@pytest.fixture
+def traces(tmp_path: Path, dff: np.ndarray) -> Path:
+    np.save(tmp_path / "dff.npy", dff)
+    return tmp_path / "dff.npy"
+
+
+def expected(dff: np.ndarray) -> np.ndarray:
+    rate = 10 * np.maximum(dff, 0)
+    rate[:, :MARGIN] = rate[:, -MARGIN:] = np.nan
+    return rate
+
+
+def test_rates_are_written_beside_the_traces(spikes: Spikes, traces: Path, dff: Any) -> None:
+    answer = spikes(traces, "--frame-rate", 30)
+    assert answer.status == 0
+    assert answer.err == ""
+    written = np.load(traces.with_name("dff_spikes.npy"))
+    np.testing.assert_array_equal(written, expected(dff))
+    assert written.dtype == np.float32
+    for line in (
+        "dff.npy: 37 cells in rows, 301 frames in columns",
+        "model: stand-in",
+        "cells: 37, 37 with a rate",
+        "frames: 301 at 30 Hz, 10.0333 s",
+        str(traces.with_name("dff_spikes.npy")),
+    ):
+        assert line in answer.out.splitlines()
+    assert "% Hz^-0.5 (median)" in answer.out
+
+
+def test_percent_is_refused_by_naming_the_remedy(spikes: Spikes, traces: Path, dff: Any) -> None:
+    np.save(traces, 100 * dff)
+    answer = spikes(traces, "--frame-rate", 30)
+    assert answer.status == 2
+    assert answer.err.startswith("napari-calcium: the traces look like percent")
+    assert answer.err.endswith("add --percent\n")
+    assert not list(traces.parent.glob("*spikes*"))
+    assert spikes(traces, "--frame-rate", 30, "--percent").status == 0
+    written = np.load(traces.with_name("dff_spikes.npy"))
+    np.testing.assert_allclose(written, expected(dff), rtol=1e-5)
+
+
+def test_marked_cells_are_said_and_some_have_no_rate(
+    spikes: Spikes, traces: Path, dff: np.ndarray
+) -> None:
+    dff[0] = np.nan
+    dff[1] *= 1000
+    dff[2] = np.random.default_rng(1).normal(0, 1, 301)
+    dff[3, 50] = np.inf
+    np.save(traces, dff)
+    output = traces.with_name("rates.npz")
+    answer = spikes(traces, "--frame-rate", 30, "--output", output)
+    assert answer.status == 0
+    with np.load(output) as stored:
+        marks, rate = stored["marks"], stored["rate"]
+        assert stored["frame_rate"] == 30
+        assert np.isnan(stored["noise_level"][0])
+    assert marks[:5].tolist() == [Mark.UNKNOWN, Mark.PERCENT | Mark.TOO_NOISY, Mark.TOO_NOISY, 0, 0]
+    assert np.isnan(rate[:2]).all()
+    assert np.isfinite(rate[2, MARGIN:-MARGIN]).all()
+    assert np.isfinite(rate[4, MARGIN:-MARGIN]).all()
+    assert answer.err.count("warning: ") == 3
+    assert "marked: 1 trace too short, 2 too noisy, 1 dF/F in percent" in answer.out
+    assert "cells: 37, 35 with a rate" in answer.out
+
+
+def test_options_reach_the_model(spikes: Spikes, traces: Path, asked: list[Any]) -> None:
+    options = "--causal --smoothing 0.1 --threshold one_spike --edges padded --model interneurons"
+    assert spikes(traces, "--frame-rate", 30, *options.split(), "--model-file", "mine").status == 0
+    assert asked == 3 * [
+        SpikeInferenceParameters("interneurons", "mine", "causal", 0.1, "one_spike", "padded")
+    ]
+
+
+def test_single_spikes_come_with_a_warning(spikes: Spikes, traces: Path, dff: np.ndarray) -> None:
+    answer = spikes(traces, "--frame-rate", 30, "--discrete", "--seed", 3)
+    assert answer.status == 0
+    assert f"warning: {WARNING}\n" in answer.err
+    path = traces.with_name("dff_spikes_times.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["cell", "time_s"]
+    assert {row[0] for row in rows} == {str(i) for i in range(37)}  # each has a spike's worth
+    assert f"{path}: {len(rows)} spikes" in answer.out
+    first = path.read_bytes()
+    spikes(traces, "--frame-rate", 30, "--discrete", "--seed", 3)
+    assert path.read_bytes() == first
+
+
+def test_tables_keep_their_names_and_kind(spikes: Spikes, tmp_path: Path, dff: Any) -> None:
+    path = tmp_path / "dff.tsv"
+    lines = ["time\tleft\tright"]
+    lines += [f"{i / 30:.4f}\t{a:.4f}\t{b:.4f}" for i, (a, b) in enumerate(dff[:2].T)]
+    path.write_text("\n".join(lines), "utf-8")
+    assert spikes(path, "--frame-rate", 30).status == 0
+    with (tmp_path / "dff_spikes.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["time (s)", "left rate (Hz)", "right rate (Hz)"]
+    assert len(rows) == 301
+    assert rows[0][1:] == ["", ""]
+
+
+def test_variable_and_axes_of_a_file(spikes: Spikes, tmp_path: Path, dff: np.ndarray) -> None:
+    scipy.io.savemat(tmp_path / "dff.mat", {"a": dff.T, "b": dff[:5]})
+    answer = spikes(tmp_path / "dff.mat", "--frame-rate", 30)
+    assert answer.status == 2
+    assert "name one of: a, b" in answer.err
+    options = ("--variable", "a", "--axes", "time,cell")
+    assert spikes(tmp_path / "dff.mat", "--frame-rate", 30, *options).status == 0
+    stored = scipy.io.loadmat(tmp_path / "dff_spikes.mat", squeeze_me=True)
+    np.testing.assert_array_equal(stored["rate"], expected(dff))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--frame-rate", "0"], "--frame-rate is 0 Hz"),
+        (["--frame-rate", "nan"], "--frame-rate is nan Hz"),
+        (["--frame-rate", "500"], "frame_rate is 500 Hz"),
+        (["--frame-rate", "30", "--output", "rates.tif"], "unknown kind"),
+        (["--frame-rate", "30", "--output", "{traces}"], "holds the traces"),
+        (["--frame-rate", "30", "--smoothing", "-1"], "smoothing"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    spikes: Spikes, traces: Path, arguments: list[str], said: str
+) -> None:
+    answer = spikes(traces, *(part.format(traces=traces) for part in arguments))
+    assert answer.status == 2
+    assert answer.err.startswith("napari-calcium: ")
+    assert said in answer.err
+    assert answer.err.count("\n") == 1
+    assert [file.name for file in traces.parent.iterdir()] == ["dff.npy"]
+
+
+def test_a_missing_file(spikes: Spikes, tmp_path: Path) -> None:
+    answer = spikes(tmp_path / "none.npy", "--frame-rate", 30)
+    assert answer.status == 2
+    assert "none.npy is no file" in answer.err
