@@ -429,7 +429,7 @@ class TestRun:
         path = tmp_path / "s.zarr"
         shutil.copytree(finished, path)
         answer = cli("run", "--session", path, "--modality", "one-photon")
-        assert (answer.status, answer.out.count("was done")) == (0, len(STAGES) - 2)
+        assert (answer.status, answer.out.count("was done")) == (0, len(STAGES) - 3)
         assert "this one is marked one-photon; set classifier to on" in answer.out
         assert "Detrending" in answer.out
         assert "Detrended traces (counts); cells: " in answer.out
@@ -576,8 +576,10 @@ class TestExport:
         accepted = session.quality().accepted
         assert accepted.any()
         name = kind or "dff"
+        rates = f"{tmp_path / 't_spikes.csv'}: spike_rate of {accepted.sum()} cells"
         assert answer.out.splitlines() == [
             f"{tmp_path / 't.csv'}: {name} of {accepted.sum()} cells",
+            *([] if kind else [rates]),
             f"{tmp_path / 't_cells.csv'}: scores of {len(accepted)} cells",
             f"{tmp_path / 't_shifts.csv'}: shifts of 150 frames",
             f"{tmp_path / 't_shifts_piecewise.csv'}: shifts of 1 patches",
@@ -618,7 +620,7 @@ class TestExport:
         for folder in (tmp_path / "new", tmp_path):
             answer = cli("export", finished, folder)
             assert answer.status == 0
-            names = ["cells.csv", "shifts.csv", "shifts_piecewise.csv", "traces.csv"]
+            names = ["cells.csv", "shifts.csv", "shifts_piecewise.csv", "spikes.csv", "traces.csv"]
             assert sorted(path.name for path in folder.glob("*.csv")) == names
         with (tmp_path / "shifts.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -655,7 +657,7 @@ class TestExport:
     def test_all_kinds_are_tables_of_their_own(
         self, finished: Path, cli: Cli, tmp_path: Path
     ) -> None:
-        kinds = ["dff", "raw", "denoised", "deconvolved", "f0"]
+        kinds = ["dff", "raw", "denoised", "deconvolved", "f0", "spike_rate"]
         for destination, name in ((tmp_path / "folder", "traces"), (tmp_path / "t.csv", "t")):
             answer = cli("export", finished, destination, "--kind", "all")
             assert (answer.status, answer.err) == (0, "")
@@ -1041,7 +1043,7 @@ def test_demo(cli: Cli, tmp_path: Path) -> None:
     assert (answer.status, answer.err) == (0, "")
     (f1,) = re.findall(r"F1 of the accepted\W+([\d.]+)", answer.out)
     assert float(f1) >= 0.8
-    for name in ("session.zarr", "traces.csv", "overview.png"):
+    for name in ("session.zarr", "traces.csv", "spikes.csv", "overview.png"):
         assert (tmp_path / "out put" / name).exists()
         assert str(tmp_path / "out put" / name) in answer.out.splitlines()
 
@@ -1066,7 +1068,8 @@ class TestHelp:
 
     def test_the_commands_are_these(self, cli: Cli) -> None:
         commands = ["info", "run", "export", "apply-shifts", "propose", "reconstruct"]
-        commands += ["recipe", "simulate", "train-classifier", "demo"]
+        commands += ["recipe", "simulate", "train-classifier", "spikes", "train-spikes"]
+        commands += ["benchmark-spikes", "demo"]
         assert list(self.group.commands) == commands
         for command in self.group.commands:
             assert re.search(rf"^  {command} +\w", cli("--help").out, re.M)

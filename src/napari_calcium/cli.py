@@ -220,8 +220,8 @@ def export(
     kind: Annotated[
         str | None,
         typer.Option(
-            help=f"Traces: {', '.join(KINDS)}, or all; dff or detrended, whichever there are, "
-            "if not given."
+            help=f"Traces: {', '.join(KINDS)}, or all; dff or detrended, whichever there are, and "
+            "spike_rate, if not given."
         ),
     ] = None,
     include_rejected: Annotated[
@@ -230,17 +230,17 @@ def export(
 ) -> None:
     """Write traces, scores of the cells and shifts for other programs.
 
-    napari-calcium export movie.zarr tables writes tables/traces.csv, tables/cells.csv (scores and
-    decisions, also of rejected cells), tables/shifts.csv and, where patches moved,
-    tables/shifts_piecewise.csv; NAME.csv instead of a folder writes NAME.csv, NAME_cells.csv and so
-    on. Where dF/F has not run, the others are written.
+    napari-calcium export movie.zarr tables writes tables/traces.csv, tables/spikes.csv (rates, Hz),
+    tables/cells.csv (scores and decisions, also of rejected cells), tables/shifts.csv and, where
+    patches moved, tables/shifts_piecewise.csv; NAME.csv instead of a folder writes NAME.csv,
+    NAME_spikes.csv and so on. Where dF/F has not run, the others are written.
     With --kind all, each kind of trace has a table of its own, such as traces_raw.csv.
     """
     opened = Session(session)
-    traces, cells, shifts, piecewise = _tables(destination)
+    traces, spikes, cells, shifts, piecewise = _tables(destination)
     moved = opened.record("motion_correction") is not None
     if kind is not None or opened.record("dff") is not None or not moved:
-        for name, path in _kinds(opened, kind, traces).items():
+        for name, path in _kinds(opened, kind, traces, spikes).items():
             n_cells = export_csv(opened, path, accepted_only=not include_rejected, kind=name)
             typer.echo(f"{path}: {name} of {n_cells} cells")
     if opened.record("component_evaluation") is not None:
@@ -696,8 +696,8 @@ def benchmark_spikes_command(
         ),
     ],
     method: Annotated[
-        list[Literal["conditioned", "published", "deconvolution"]] | None,
-        typer.Option(help="What to compare; repeatable; all three if not given."),
+        list[str] | None,
+        typer.Option(help=f"{', '.join(METHODS)}; repeatable; all three if not given."),
     ] = None,
     frame_rate: Annotated[
         list[float] | None, typer.Option(help="Hz; repeatable; 7.5, 15 and 30 if not given.")
@@ -707,9 +707,8 @@ def benchmark_spikes_command(
         typer.Option(help="Noise level, % per root Hz; repeatable; 2, 4 and 8 if not given."),
     ] = None,
     kernel: Annotated[
-        list[Literal["gaussian", "causal"]] | None,
-        typer.Option(help="What spikes are smoothed with; repeatable; gaussian if not given."),
-    ] = None,
+        Literal["gaussian", "causal"], typer.Option(help="What spikes are smoothed with.")
+    ] = "gaussian",
     smoothing: Annotated[float, typer.Option(help="s; at least 1.5 frames.")] = 0.05,
     cells: Annotated[
         Literal["exc", "inh", "all"], typer.Option(help="Which datasets to learn from.")
@@ -727,10 +726,8 @@ def benchmark_spikes_command(
     For each dataset, networks are trained on all the others: an hour or more for the whole
     database and one condition. What is done is kept: the command goes on where it was interrupted.
     """
-    kernels: list[Literal["gaussian", "causal"]] = kernel or ["gaussian"]
     conditions = [
-        Condition(frame_rate=rate, noise=level, kernel=one, smoothing=smoothing)
-        for one in kernels
+        Condition(frame_rate=rate, noise=level, kernel=kernel, smoothing=smoothing)
         for level in noise or (2.0, 4.0, 8.0)
         for rate in frame_rate or (7.5, 15.0, 30.0)
     ]
@@ -781,7 +778,7 @@ def demo(
         report = run_demo(output, progress)
     console = Console()
     console.print(_demo_table(report))
-    for path in (report.session, report.traces, report.overview):
+    for path in (report.session, report.traces, report.spikes, report.overview):
         typer.echo(str(path))
 
 
@@ -811,21 +808,25 @@ def _recipe(
     return chosen
 
 
-def _tables(destination: Path) -> tuple[Path, Path, Path, Path]:
-    """Return the paths of the tables of traces, cells, shifts and patches' shifts."""
-    others = ("cells", "shifts", "shifts_piecewise")
+def _tables(destination: Path) -> tuple[Path, ...]:
+    """Return the paths of the tables of traces, spikes, cells, shifts and patches' shifts."""
+    others = ("spikes", "cells", "shifts", "shifts_piecewise")
     if destination.suffix and not destination.is_dir():
         names = (f"{destination.stem}_{name}.csv" for name in others)
-        cells, shifts, piecewise = (destination.with_name(name) for name in names)
-        return destination, cells, shifts, piecewise
-    cells, shifts, piecewise = (destination / f"{name}.csv" for name in others)
-    return destination / "traces.csv", cells, shifts, piecewise
+        return destination, *(destination.with_name(name) for name in names)
+    return tuple(destination / f"{name}.csv" for name in ("traces", *others))
 
 
-def _kinds(session: Session, kind: str | None, path: Path) -> dict[str, Path]:
-    """Return the kinds of traces to write, and the path of the table of each."""
+def _kinds(session: Session, kind: str | None, path: Path, spikes: Path) -> dict[str, Path]:
+    """Return the kinds of traces to write, and the path of the table of each.
+
+    If none is asked for they are dF/F and, where there are any, the rates of spikes.
+    """
+    if kind is None:
+        rates = {"spike_rate": spikes} if "spike_rate" in kinds_of(session) else {}
+        return {kind_of_change(session): path, **rates}
     if kind != "all":
-        return {kind or kind_of_change(session): path}
+        return {kind: path}
     return {name: path.with_stem(f"{path.stem}_{name}") for name in kinds_of(session)}
 
 
@@ -983,7 +984,9 @@ def _demo_table(report: DemoReport) -> Table:
         "F1 of the accepted",
         f"{score.f1:.2f} (precision {score.precision:.2f}, recall {score.recall:.2f})",
     )
-    table.add_row("median trace correlation", f"{score.trace_correlation:.3f}", end_section=True)
+    table.add_row("median trace correlation", f"{score.trace_correlation:.3f}")
+    rates = f"r = {report.rate_correlation:.2f}"
+    table.add_row("inferred and true spike rates", rates, end_section=True)
     for stage in report.run.stages:
         table.add_row(stage_named(stage.stage).title, f"{stage.seconds:.1f} s")
     table.add_row("peak memory", f"{report.run.peak_memory / 1e6:.0f} MB")

@@ -27,6 +27,7 @@ from napari_calcium.spikes.guards import Mark
 from napari_calcium.spikes.inference import (
     SHIPPED,
     SpikeInferenceParameters,
+    SpikeModel,
     infer_spikes,
     read_spike_model,
     spike_rate,
@@ -316,12 +317,16 @@ class TestModelFile:
         Session(session_path).current("spike_inference")
 
 
-@pytest.mark.parametrize("rate", [1e-3, 1e5])
-def test_a_frame_rate_of_no_model_is_said_before_anything_runs(
-    rate: float, tiff: Path, recipe: Recipe, tmp_path: Path
+@pytest.mark.parametrize("rates", [(0.1, 1.0), (100.0, 200.0)])
+def test_a_frame_rate_that_was_not_trained_marks_every_cell(
+    rates: tuple[float, float], session_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = recipe.with_value("import.frame_rate", rate)
-    with pytest.raises(InputError, match=r"^spike_inference: frame_rate .* Hz.*--until dff"):
-        run(tmp_path / "s.zarr", [tiff], recipe=asked)
-    assert not (tmp_path / "s.zarr").exists()
-    run(tmp_path / "s.zarr", [tiff], recipe=asked, until="import")
+    """The other stages are not in vain: the run goes on and says why there are no rates."""
+    session = with_dff(session_path, transients(2, 300))
+    monkeypatch.setattr(SpikeModel, "frame_rates", rates)
+    found = inferred(session)
+    assert np.isnan(found["rate"]).all()
+    assert np.isfinite(found["noise_level"]).all()
+    assert found["marks"].tolist() == [Mark.FRAME_RATE] * 2
+    (warning,) = found[""]["warnings"]
+    assert warning.startswith("All 2 cells are of a frame rate that the model was not trained for")

@@ -170,10 +170,11 @@ def test_words_and_meanings() -> None:
         "percent": 8,
         "smoothed": 16,
         "detrended": 32,
+        "frame_rate": 64,
     }
     assert mark_words(0) == ""
-    assert mark_words(np.uint8(63)).count(",") == 6  # one of them within words
-    assert NO_RATE == Mark.UNKNOWN | Mark.PERCENT | Mark.DETRENDED
+    assert mark_words(np.uint8(127)).count(",") == 6
+    assert NO_RATE == Mark.UNKNOWN | Mark.PERCENT | Mark.DETRENDED | Mark.FRAME_RATE
 
 
 @pytest.mark.parametrize("mark", list(Mark))

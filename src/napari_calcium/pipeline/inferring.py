@@ -16,9 +16,10 @@ from napari_calcium.spikes.guards import Mark, mark_words, warnings_of
 from napari_calcium.spikes.inference import (
     Inferred,
     SpikeInferenceParameters,
-    check_model,
+    check_smoothing,
     infer_spikes,
     model_digest,
+    noise_levels,
     read_spike_model,
 )
 
@@ -46,21 +47,23 @@ class Rates(NamedTuple):
 def check_rates(
     parameters: SpikeInferenceParameters, imported: ImportParameters, dff: DffParameters
 ) -> None:
-    """Check before anything runs that the model can be used for a recording.
+    """Check before anything runs that the model can be used.
+
+    For a frame rate that it was not trained for it is not used, and every cell is marked.
 
     Parameters
     ----------
     parameters : SpikeInferenceParameters
         Which model.
     imported : ImportParameters
-        Frame rate and modality of the recording.
+        Modality of the recording.
     dff : DffParameters
         Which traces there will be; of detrended ones nothing is inferred, and any model does.
 
     Raises
     ------
     InputError
-        If there is no such model, or it is not for the frame rate.
+        If there is no such model, or it cannot smooth as is wanted.
 
     Examples
     --------
@@ -69,7 +72,7 @@ def check_rates(
     """
     kind = KINDS.get(imported.modality, "dff") if dff.kind == "auto" else dff.kind
     if kind == "dff":
-        check_model(parameters, imported.frame_rate)
+        check_smoothing(parameters)
 
 
 def infer_rates(session: Session, parameters: SpikeInferenceParameters) -> Rates:
@@ -96,24 +99,34 @@ def infer_rates(session: Session, parameters: SpikeInferenceParameters) -> Rates
     """
     about = session.group_attrs("dff")
     kind, output = str(about.get("kind", "dff")), str(about.get("output", "raw"))
-    shape = session.array("dff/traces").shape
+    shape, rate = session.array("dff/traces").shape, session.frame_rate
     if kind == "detrended":
-        inferred, said = _nothing(shape), delayed({})
+        inferred, said = _nothing(shape, Mark.DETRENDED), delayed({})
     else:
         traces = session.table("dff/traces", max(1, min(CELLS, VALUES // max(1, shape[1]))))
-        inferred = infer_spikes(traces, session.frame_rate, parameters)
+        inferred, said = _inferred(traces, rate, parameters)
         if output == "denoised":
             inferred = inferred._replace(marks=inferred.marks | np.uint8(Mark.SMOOTHED))
-        said = delayed(_model_attrs)(parameters, session.frame_rate)
     arrays = delayed(_arrays)(*inferred)
     return Rates(arrays, delayed(_attrs)(arrays, said, output))
 
 
-def _nothing(shape: tuple[int, ...]) -> Inferred:
-    """Return that of no cell a rate is known, as its trace is detrended."""
+def _inferred(
+    traces: da.Array, frame_rate: float, parameters: SpikeInferenceParameters
+) -> tuple[Inferred, Delayed]:
+    """Return what is inferred, and what made it; nothing at a frame rate that was not trained."""
+    if read_spike_model(parameters).serves(frame_rate):
+        inferred = infer_spikes(traces, frame_rate, parameters)
+        return inferred, delayed(_model_attrs)(parameters, frame_rate)
+    nothing = _nothing(traces.shape, Mark.FRAME_RATE)
+    return nothing._replace(noise_level=noise_levels(traces, frame_rate)), delayed({})
+
+
+def _nothing(shape: tuple[int, ...], mark: Mark) -> Inferred:
+    """Return that of no cell a rate is known, and why."""
     rate = da.full(shape, np.nan, dtype=np.float32, chunks=(CELLS, -1))
     level = da.full(shape[:1], np.nan, dtype=np.float32)
-    return Inferred(rate, level, da.full(shape[:1], int(Mark.DETRENDED), dtype=np.uint8))
+    return Inferred(rate, level, da.full(shape[:1], int(mark), dtype=np.uint8))
 
 
 def _arrays(

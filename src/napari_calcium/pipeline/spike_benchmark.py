@@ -101,7 +101,7 @@ def benchmark_spikes(
     datasets: Sequence[Dataset],
     conditions: Iterable[Condition],
     *,
-    methods: Iterable[Method] = METHODS,
+    methods: Iterable[str] = METHODS,
     held_out: Iterable[str] = (),
     frames: float = 16.0,
     members: int = 1,
@@ -139,12 +139,16 @@ def benchmark_spikes(
     Raises
     ------
     InputError
-        If there are fewer than two datasets, none of a name, or a network cannot be trained.
+        If there are fewer than two datasets, none of a name, no method of a name, or a network
+        cannot be trained.
     """
     if len(datasets) < 2:
         raise InputError(f"of {len(datasets)} dataset none can be held out; name two or more")
+    asked = tuple(methods)
+    if wrong := [name for name in asked if name not in METHODS]:
+        raise InputError(f"there is no method {wrong[0]!r}; {nearest(wrong[0], METHODS)}")
     judged = named_datasets(datasets, held_out)
-    tasks = list(product(conditions, methods, judged))
+    tasks = list(product(conditions, asked, judged))
     rows: list[Row] = []
     gains: dict[tuple[str, Condition], float] = {}
     for done, (condition, method, dataset) in enumerate(tasks):
@@ -225,7 +229,7 @@ def _key(row: Row) -> tuple[str, float, float, str]:
     return row.method, row.frame_rate, row.noise, row.kernel
 
 
-def _row(fold: _Fold, method: Method, condition: Condition) -> Row:
+def _row(fold: _Fold, method: str, condition: Condition) -> Row:
     """Return the scores of a method on the dataset held out, from the file if it is there."""
     about = f"{condition.frame_rate:g}Hz-{condition.noise:g}-{condition.kernel}"
     path = fold.folder / "scores" / f"{method}-{about}" / f"{fold.held_out.name}.json"
@@ -248,7 +252,7 @@ def _row(fold: _Fold, method: Method, condition: Condition) -> Row:
 
 
 def _made(
-    dataset: Dataset, method: Method, condition: Condition, scores: Mapping[str, float | None]
+    dataset: Dataset, method: str, condition: Condition, scores: Mapping[str, float | None]
 ) -> Row:
     known = {name: float("nan") if value is None else value for name, value in scores.items()}
     return Row(
@@ -264,7 +268,7 @@ def _made(
     )
 
 
-def _scores(fold: _Fold, method: Method, condition: Condition) -> Scores:
+def _scores(fold: _Fold, method: str, condition: Condition) -> Scores:
     trials = prepare(fold.held_out, condition, fold.seed)
     if method == "deconvolution":
         gain = _gain_of_others(fold, condition)
@@ -287,7 +291,7 @@ def _inferred(
 
 
 def _trained(
-    fold: _Fold, method: Method, condition: Condition
+    fold: _Fold, method: str, condition: Condition
 ) -> tuple[SpikeModel, SpikeInferenceParameters]:
     """Return a model that was not trained on the dataset that is held out."""
     values: dict[str, Any] = {"frames": fold.frames, "members": fold.members, "seed": fold.seed}

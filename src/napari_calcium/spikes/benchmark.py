@@ -104,7 +104,8 @@ class Scores:
         neurons; positive if what is inferred comes too early.
     error, bias : ndarray (neuron,)
         Sum of absolute and of signed differences over the number of recorded spikes, both smoothed
-        once more: as many again as there were is an error of 1 and a bias of 1.
+        once more: as many again as there were is an error of 1 and a bias of 1. NaN where no frame
+        with a spike is inferred.
     """
 
     correlation: Floats
@@ -114,10 +115,11 @@ class Scores:
     bias: Floats
 
     def medians(self) -> dict[str, float]:
-        """Return the number of neurons, and the medians over them."""
+        """Return the number of neurons, and the medians over them, NaN left out."""
         found = {"n_neurons": float(len(self.correlation)), "lag": self.lag}
         for name in ("correlation", "best_correlation", "error", "bias"):
             values = getattr(self, name)
+            values = values[np.isfinite(values)]
             found[name] = float(np.median(values)) if len(values) else float("nan")
         return found
 
@@ -219,20 +221,22 @@ def _of_neuron(
     """Return the correlation at each lag, the error and the bias; None without a spike."""
     taps = condition.taps
     mine = [i for i, trial in enumerate(trials) if trial.neuron == name]
-    truth = [smooth(trials[i].spikes, taps) for i in mine]
-    if sum(one.sum() for one in truth) < 1:
+    if not any(trials[i].spikes.any() for i in mine):
         return None
+    truth = [smooth(trials[i].spikes, taps) for i in mine]
     given = [np.asarray(inferred[i], np.float64) for i in mine]
     at_lags = [
         _correlation(np.concatenate([_shifted(one, lag) for one in given]), np.concatenate(truth))
         for lag in range(-reach, reach + 1)
     ]
     pairs = [_both_known(one, two) for one, two in zip(given, truth, strict=True)]
-    wide = [(smooth(one, taps), smooth(two, taps)) for one, two in pairs]
-    n_spikes = max(sum(two.sum() for _, two in wide), 1e-9)
-    error = sum(np.abs(one - two).sum() for one, two in wide) / n_spikes
-    bias = sum((one - two).sum() for one, two in wide) / n_spikes
-    return [*at_lags, float(error), float(bias)]
+    wide = [(smooth(one, taps), smooth(two, taps)) for one, two in pairs if len(one)]
+    n_spikes = sum(float(two.sum()) for _, two in wide)
+    if n_spikes < 1e-9:
+        return [*at_lags, float("nan"), float("nan")]
+    error = sum(float(np.abs(one - two).sum()) for one, two in wide) / n_spikes
+    bias = sum(float((one - two).sum()) for one, two in wide) / n_spikes
+    return [*at_lags, error, bias]
 
 
 def _shifted(values: Floats, lag: int) -> Floats:

@@ -214,7 +214,7 @@ def draw_segments(
     """
     weights = library.weights()
     found: list[tuple[Floats, Floats, Floats]] = []
-    for failures in range(50 * n_segments):
+    for failures in range(max(1001, 50 * n_segments)):
         if len(found) >= n_segments:
             break
         if failures >= 1000 and not found:

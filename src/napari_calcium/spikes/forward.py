@@ -16,18 +16,22 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from napari_calcium.spikes.features import N_FEATURES
-from napari_calcium.spikes.network import AFTER, BEFORE
+from napari_calcium.spikes.network import AFTER, BEFORE, WINDOW
 
 __all__ = ["Conditioned", "Published", "network_of", "read_network"]
 
 Floats = NDArray[np.float32]
 Layer = tuple[Floats, Floats]
 
+STRETCH = 2048
+"""Frames that are inferred at a time, with what they depend on: few enough for the cache."""
+
 ROWS = 512
-"""Frames of one matrix product: what they need stays in the cache."""
+"""Frames of one matrix product."""
 
 
 @dataclass(frozen=True)
@@ -63,31 +67,49 @@ class Conditioned:
         -------
         ndarray of float32 (time,)
         """
+        told = self._told(features)
+        reach, found = self.reach, np.empty(len(trace), np.float32)
+        for start in range(0, len(trace), STRETCH):
+            first, stop = max(0, start - reach), min(start + STRETCH, len(trace))
+            spikes = self._stretch(trace[first : stop + reach], told)
+            found[start:stop] = spikes[start - first : stop - first]
+        return found
+
+    @property
+    def reach(self) -> int:
+        """Frames to either side of which what is inferred of a frame depends."""
+        convolutions = [("first", 1), *((f"conv_{i}", d) for i, d in enumerate(self.dilations))]
+        return sum(d * (len(self.layers[name][0]) // 2) for name, d in convolutions)
+
+    def _told(self, features: Floats) -> dict[str, Floats]:
+        """Return what the statistics say to each layer: scales, shifts and the gain."""
         sd = np.maximum(self.sd, np.float32(1e-7))
         told: Floats = ((features - self.mean) / sd).astype(np.float32)
         for name in ("told_0", "told_1"):
             told = np.maximum(self._dense(name, told), np.float32(0))
-        values = _convolve(trace, *self.layers["first"])
+        said = ("scale_", "shift_", "gain")
+        return {name: self._dense(name, told) for name in self.layers if name.startswith(said)}
+
+    def _stretch(self, trace: Floats, told: Mapping[str, Floats]) -> Floats:
+        """Return the spikes of a stretch of the trace, as if there were nothing beyond."""
+        values = _add_bias(_convolve(trace, self.layers["first"][0]), self.layers["first"][1])
+        adapted, mixed = np.empty_like(values), np.empty_like(values)
         for i, dilation in enumerate(self.dilations):
-            seen = _convolve(
-                self._adapted(values, told, str(i)), *self.layers[f"conv_{i}"], dilation
-            )
-            np.maximum(seen, 0, out=seen)
-            values += self._dense(f"mix_{i}", seen)
-        seen = np.maximum(self._dense("last", self._adapted(values, told, "last")), 0)
-        rate = np.logaddexp(self._dense("rate", seen)[:, 0], np.float32(0))
-        return np.asarray(rate * np.exp(self._dense("gain", told)), np.float32)
+            _adapt(values, told[f"scale_{i}"], told[f"shift_{i}"], adapted)
+            kernel, bias = self.layers[f"conv_{i}"]
+            seen = _rectify(_convolve(adapted, kernel, dilation), bias)
+            kernel, bias = self.layers[f"mix_{i}"]
+            _add(values, np.matmul(seen, kernel, out=mixed), bias)
+        _adapt(values, told["scale_last"], told["shift_last"], adapted)
+        kernel, bias = self.layers["last"]
+        rate = self._dense("rate", _rectify(adapted @ kernel, bias))[:, 0]
+        return np.asarray(np.logaddexp(rate, np.float32(0)) * np.exp(told["gain"]), np.float32)
 
     def _dense(self, name: str, values: Floats) -> Floats:
         kernel, bias = self.layers[name]
         found = values @ kernel
         found += bias
         return found
-
-    def _adapted(self, values: Floats, told: Floats, name: str) -> Floats:
-        scaled = values * (self._dense(f"scale_{name}", told) + np.float32(1))
-        scaled += self._dense(f"shift_{name}", told)
-        return np.maximum(scaled, 0, out=scaled)
 
 
 @dataclass(frozen=True)
@@ -115,15 +137,26 @@ class Published:
         ndarray of float32 (time,)
             That of the first 32 and the last 31 frames takes dF/F to be 0 beyond the ends.
         """
-        values = np.pad(dff, (BEFORE, AFTER))[:, None]
+        padded, found = np.pad(dff, (BEFORE, AFTER)), np.empty(len(dff), np.float32)
+        for start in range(0, len(dff), STRETCH):
+            stop = min(start + STRETCH, len(dff))
+            found[start:stop] = self._stretch(padded[start : stop + WINDOW - 1])
+        return found
+
+    def _stretch(self, dff: Floats) -> Floats:
+        """Return what all windows of a stretch give."""
+        values = dff[:, None]
         for name in ("conv_0", "conv_1"):
-            values = np.maximum(_convolve(values, *self.layers[name], padded=False), 0)
+            kernel, bias = self.layers[name]
+            values = _rectify(_convolve(values, kernel, padded=False), bias)
         values = np.maximum(values[:-1], values[1:])
-        values = np.maximum(_convolve(values, *self.layers["conv_2"], 2, padded=False), 0)
+        kernel, bias = self.layers["conv_2"]
+        values = _rectify(_convolve(values, kernel, 2, padded=False), bias)
         values = np.maximum(values[:-2], values[2:])
         kernel, bias = self.layers["dense"]
-        values = np.maximum(values @ kernel + bias, 0)
-        return _convolve(values, *self.layers["rate"], 4, padded=False)[:, 0]
+        values = _rectify(values @ kernel, bias)
+        kernel, bias = self.layers["rate"]
+        return _add_bias(_convolve(values, kernel, 4, padded=False), bias)[:, 0]
 
 
 def read_network(path: str | Path) -> Conditioned | Published:
@@ -194,9 +227,38 @@ def _dilations(layers: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     return tuple(int(np.ravel(found[name])[0]) for name in named)
 
 
-def _convolve(
-    values: Floats, kernel: Floats, bias: Floats, dilation: int = 1, padded: bool = True
-) -> Floats:
+@njit(nogil=True, cache=True)
+def _adapt(values, scale, shift, out):  # type: ignore[no-untyped-def]
+    """Scale and shift each channel, and cut what is negative."""
+    for row in range(values.shape[0]):
+        for channel in range(values.shape[1]):
+            value = values[row, channel] * (scale[channel] + np.float32(1)) + shift[channel]
+            out[row, channel] = max(value, np.float32(0))
+
+
+@njit(nogil=True, cache=True)
+def _rectify(values, bias):  # type: ignore[no-untyped-def]
+    """Add a bias and cut what is negative, in place."""
+    for row in range(values.shape[0]):
+        for channel in range(values.shape[1]):
+            values[row, channel] = max(values[row, channel] + bias[channel], np.float32(0))
+    return values
+
+
+@njit(nogil=True, cache=True)
+def _add(values, others, bias):  # type: ignore[no-untyped-def]
+    """Add others and a bias to values."""
+    for row in range(values.shape[0]):
+        for channel in range(values.shape[1]):
+            values[row, channel] += others[row, channel] + bias[channel]
+
+
+def _add_bias(values: Floats, bias: Floats) -> Floats:
+    values += bias
+    return values
+
+
+def _convolve(values: Floats, kernel: Floats, dilation: int = 1, padded: bool = True) -> Floats:
     """Convolve (time, channel) with taps (tap, channel, filter), zeros beyond the ends or cut."""
     taps, n_channels, n_filters = kernel.shape
     reach = dilation * (taps - 1)
@@ -212,5 +274,4 @@ def _convolve(
             first = start + tap * dilation
             patches[:n, tap] = values[first : first + n]
         np.matmul(patches[:n].reshape(n, -1), table, out=found[start : start + n])
-    found += bias
     return found

@@ -34,9 +34,10 @@ class Mark(IntFlag):
     PERCENT = 8
     SMOOTHED = 16
     DETRENDED = 32
+    FRAME_RATE = 64
 
 
-NO_RATE = Mark.UNKNOWN | Mark.PERCENT | Mark.DETRENDED
+NO_RATE = Mark.UNKNOWN | Mark.PERCENT | Mark.DETRENDED | Mark.FRAME_RATE
 """The marks with which the rate is not known."""
 
 WORDS: dict[Mark, str] = {
@@ -45,7 +46,8 @@ WORDS: dict[Mark, str] = {
     Mark.TOO_QUIET: "quieter than trained",
     Mark.PERCENT: "dF/F in percent",
     Mark.SMOOTHED: "denoised or smoothed",
-    Mark.DETRENDED: "detrended, no dF/F",
+    Mark.DETRENDED: "detrended",
+    Mark.FRAME_RATE: "frame rate not trained",
 }
 """Each mark in a few words."""
 
@@ -92,6 +94,10 @@ SENTENCES: dict[Mark, str] = {
     Mark.DETRENDED: (
         "the trace is F - F0 in counts, not dF/F, and spikes are not inferred from it; for "
         "two-photon recordings, mark the recording two-photon and run dff with kind dff"
+    ),
+    Mark.FRAME_RATE: (
+        "the model was not trained for the frame rate{rate}, and spikes are not inferred; average "
+        "frames, or train a model for it with napari-calcium train-spikes"
     ),
     Mark.UNKNOWN: (
         "the trace has fewer than {shortest} known frames, and spikes are not inferred from it; "
@@ -228,7 +234,10 @@ it looks; average more pixels or frames, or leave the cell out'
     gravest = next((mark for mark in SENTENCES if int(marks) & mark), None)
     if gravest is None:
         return ""
-    return SENTENCES[gravest].format(level=level, above=above, below=below, shortest=SHORTEST)
+    rate = f" of {frame_rate:g} Hz" if np.isfinite(frame_rate) else ""
+    return SENTENCES[gravest].format(
+        level=level, above=above, below=below, shortest=SHORTEST, rate=rate
+    )
 
 
 def warnings_of(
@@ -284,6 +293,8 @@ def _about(mark: Mark, median: str, low: float | None, high: float | None) -> st
     return {
         Mark.DETRENDED: "detrended, F - F0 in counts, of which there is no dF/F: no spikes are "
         "inferred.",
+        Mark.FRAME_RATE: "of a frame rate that the model was not trained for: no spikes are "
+        "inferred; average frames, or train a model with napari-calcium train-spikes.",
         Mark.UNKNOWN: f"known in fewer than {SHORTEST} frames: no spikes are inferred.",
         Mark.PERCENT: f"probably in percent (median noise level {median} {UNIT}): no spikes are "
         "inferred; divide dF/F by 100, or find out whether F0 is near zero.",

@@ -41,8 +41,10 @@ __all__ = [
     "SpikeInferenceParameters",
     "SpikeModel",
     "check_model",
+    "check_smoothing",
     "infer_spikes",
     "model_digest",
+    "noise_levels",
     "rate_kernel",
     "read_spike_model",
     "spike_rate",
@@ -160,6 +162,11 @@ class SpikeModel:
         """Whether the networks give spikes that are smoothed already."""
         return isinstance(self.networks[0], Published)
 
+    def serves(self, frame_rate: float) -> bool:
+        """Whether it was trained for a frame rate, Hz."""
+        low, high = self.frame_rates
+        return low / SAME_RATE <= frame_rate <= high * SAME_RATE
+
     def smoothing(self, frame_rate: float) -> float:
         """Return what rates are smoothed with if nothing else is asked for, s."""
         own = float(self.card["smoothing"])
@@ -234,13 +241,25 @@ def check_model(parameters: SpikeInferenceParameters, frame_rate: float) -> None
     """
     model = read_spike_model(parameters)
     low, high = model.frame_rates
-    if not low / SAME_RATE <= frame_rate <= high * SAME_RATE:
+    if not model.serves(frame_rate):
         serves = f"{low:g} Hz" if low == high else f"{low:g} to {high:g} Hz"
         raise InputError(
             f"frame_rate is {frame_rate:g} Hz and the model {model.name} is for {serves}; average "
             "frames, or train a model with napari-calcium train-spikes --frame-rate "
             f"{frame_rate:g}"
         )
+    check_smoothing(parameters)
+
+
+def check_smoothing(parameters: SpikeInferenceParameters) -> None:
+    """Check that a model is there and can smooth as it is asked to, at whatever frame rate.
+
+    Raises
+    ------
+    InputError
+        As `read_spike_model`; or if it smooths otherwise than is wanted.
+    """
+    model = read_spike_model(parameters)
     if model.smooths:
         _more_smoothing(model, parameters)
 
@@ -351,9 +370,6 @@ def infer_spikes(
     rate = whole.map_blocks(
         _rate_of_block, frame_rate, parameters, dtype=np.float32, meta=np.empty((0, 0), np.float32)
     )
-    level = whole.map_blocks(
-        _level_of_block, frame_rate, drop_axis=1, dtype=np.float32, meta=np.empty(0, np.float32)
-    )
     marks = whole.map_blocks(
         trace_marks,
         frame_rate,
@@ -362,7 +378,27 @@ def infer_spikes(
         dtype=np.uint8,
         meta=np.empty(0, np.uint8),
     )
-    return Inferred(rate, level, marks)
+    return Inferred(rate, noise_levels(whole, frame_rate), marks)
+
+
+def noise_levels(dff: da.Array, frame_rate: float) -> da.Array:
+    """Build the graph of the noise levels of all cells; nothing is computed.
+
+    Parameters
+    ----------
+    dff : dask.array (cell, time)
+        dF/F as a fraction; what is not finite is left out.
+    frame_rate : float
+        Hz.
+
+    Returns
+    -------
+    dask.array of float32 (cell,)
+        % per root Hz: see `noise.noise_level`.
+    """
+    return dff.rechunk({1: -1}).map_blocks(
+        _level_of_block, frame_rate, drop_axis=1, dtype=np.float32, meta=np.empty(0, np.float32)
+    )
 
 
 def _rate_of_block(

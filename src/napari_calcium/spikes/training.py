@@ -108,24 +108,28 @@ def train_model(
     import_keras(fast=True)
     kept = {dataset.name for dataset in held_out}
     used = [dataset for dataset in datasets if dataset.name not in kept]
+    if not used:
+        raise InputError("no dataset is left to train on; hold fewer out, or name more")
     card = {**_card(folder.name, used, held_out, parameters), **(about or {})}
+    judge = _judge(card, held_out) if held_out else None
     _claim(folder, card)
     library = Library(used, upsampled=parameters.design == "published")
     rounds = n_rounds(parameters)
-    judged = []
+    finished = (folder / CARD).is_file()
+    validation = _validation(folder)
     for number in range(parameters.members):
-        judged.append(
-            train_member(
-                library,
-                parameters,
-                folder / f"member_{number}.keras",
-                number,
-                None if progress is None else _later(progress, number * rounds, parameters),
-                _judge(card, held_out) if held_out else None,
-            )
+        judged = train_member(
+            library,
+            parameters,
+            folder / f"member_{number}.keras",
+            number,
+            None if progress is None else _later(progress, number * rounds, parameters),
+            judge,
         )
-    validation = [[round(value, 4) for value in one] for one in judged if one]
-    if not (folder / CARD).is_file():
+        if judged and not finished:
+            validation.append([round(value, 4) for value in judged])
+            _write(folder / SETTINGS, {**card, "validation": validation})
+    if not finished:
         _write(folder / CARD, {**card, "validation": validation})
         (folder / SETTINGS).unlink()
     return read_spike_model(SpikeInferenceParameters(model_file=str(folder)))
@@ -199,6 +203,12 @@ def _claim(folder: Path, card: Mapping[str, Any]) -> None:
     _write(folder / SETTINGS, plain)
 
 
+def _validation(folder: Path) -> list[list[float]]:
+    """Return what was said of the networks that were finished before an interruption."""
+    path = folder / SETTINGS
+    return json.loads(path.read_text("utf-8")).get("validation", []) if path.is_file() else []
+
+
 def _write(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file; it is whole or not there."""
     target = path.with_suffix(".tmp")
@@ -216,6 +226,11 @@ def _judge(card: dict[str, Any], held_out: Sequence[Dataset]) -> Callable[[Any],
         smoothing=card["smoothing"],
     )
     chosen = SpikeInferenceParameters(kernel=condition.kernel, edges="padded")
+    if not any(_n_neurons(one, condition) for one in held_out):
+        raise InputError(
+            f"no neuron of the datasets held out has spikes and a noise level of at most "
+            f"{condition.noise:g} % per root Hz; hold others out"
+        )
 
     def judge(network: Any) -> float:
         model = SpikeModel("", card, (network_of(network),))
@@ -228,6 +243,15 @@ def _judge(card: dict[str, Any], held_out: Sequence[Dataset]) -> Callable[[Any],
         return float(np.nanmean(medians))
 
     return judge
+
+
+def _n_neurons(dataset: Dataset, condition: Condition) -> int:
+    """Return of how many neurons a network can be judged by."""
+
+    def nothing(dff: Floats, _: float) -> NDArray[np.floating]:
+        return np.zeros_like(dff)
+
+    return len(score_dataset(nothing, dataset, condition, upsampled=True).correlation)
 
 
 def train_member(
@@ -328,6 +352,9 @@ class _State:
         with np.load(path, allow_pickle=False) as file:
             for i, one in enumerate([*model.variables, *model.optimizer.variables]):
                 one.assign(file[f"variable_{i}"])
+            for layer in model.layers:
+                if hasattr(layer, "finalize_state"):  # what it normalises by is a copy
+                    layer.finalize_state()
             n_best = sum(name.startswith("best_") for name in file.files)
             best = [file[f"best_{i}"] for i in range(n_best)]
             return cls(int(file["done"]), file["judged"].tolist(), best)
