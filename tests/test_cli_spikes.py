@@ -1,8 +1,9 @@
-"""The command `napari-calcium spikes`, with a stand-in for the network."""
+"""The commands of spike inference, with a stand-in for the networks and their training."""
 
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from napari_calcium import cli as module
 from napari_calcium.cli import main
 from napari_calcium.errors import InputError
 from napari_calcium.spikes.discrete import WARNING
+from napari_calcium.spikes.examples import SpikeTrainingParameters
 from napari_calcium.spikes.guards import Mark
 from napari_calcium.spikes.inference import SpikeInferenceParameters
 
@@ -232,3 +234,142 @@ def test_a_missing_file(spikes: Spikes, tmp_path: Path) -> None:
     answer = spikes(tmp_path / "none.npy", "--frame-rate", 30)
     assert answer.status == 2
     assert "none.npy is no file" in answer.err
+
+
+# ------------------------------------------------------------------------------- training
+
+
+Call = Callable[..., Answer]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call a command as the shell does."""
+
+    def called(*arguments: Any) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["napari-calcium", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return Answer(status, *capsys.readouterr())
+
+    return called
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    """A folder of three datasets of 40 s at 15 Hz, the last one of interneurons."""
+    folder = tmp_path / "truth"
+    folder.mkdir()
+    for i, (name, cell_class) in enumerate(
+        (("DS01-a", "exc"), ("DS02-b", "exc"), ("DS03-c", "inh"))
+    ):
+        random = np.random.default_rng(i)
+        spikes = np.sort(random.uniform(1, 39, 20))
+        since = np.maximum(np.arange(600)[:, None] / 15 - spikes, 0)
+        dff = 0.6 * ((since > 0) * np.exp(-since / 0.5)).sum(axis=1) + random.normal(0, 0.04, 600)
+        np.savez(
+            folder / f"{name}.npz",
+            meta=json.dumps({"dataset": name, "indicator": "dye", "cell_class": cell_class}),
+            neuron_id=np.array(["neuron"]),
+            rec_neuron=np.array([0]),
+            rec_ptr=np.array([0, 600]),
+            dff=dff.astype(np.float32),
+            rec_t0=np.zeros(1),
+            rec_fs=np.full(1, 15.0),
+            spk_ptr=np.array([0, 20]),
+            spk=spikes,
+        )
+    return folder
+
+
+class Trained(NamedTuple):
+    """A model as `train_model` returns it."""
+
+    networks: tuple[int, ...]
+    card: dict[str, Any]
+
+
+def test_training_is_asked_for_what_was_said(
+    call: Call, truth: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def train(*given: Any, progress: Callable[[int, int], None]) -> Trained:
+        asked.extend(given)
+        progress(1, 2)
+        return Trained(
+            (1, 2), {"data": [1], "held_out": ["DS02-b"], "validation": [[0.1, 0.7], [0.6]]}
+        )
+
+    monkeypatch.setattr(module, "train_model", train)
+    output = truth.parent / "model"
+    options = (
+        "--design published --frame-rate 15 --noise 3 --smoothing 0.1 --causal --members 2 "
+        "--frames 0.5 --seed 4 --cells exc --hold-out DS02"
+    )
+    answer = call("train-spikes", output, "--datasets", truth, *options.split())
+    assert answer.status == 0
+    folder, datasets, parameters, held_out = asked
+    assert folder == output
+    assert [one.name for one in datasets] == ["DS01-a", "DS02-b"]
+    assert [one.name for one in held_out] == ["DS02-b"]
+    assert parameters == SpikeTrainingParameters("published", 15, 3, 0.1, True, 2, 0.5, 4)
+    assert answer.out.splitlines() == [
+        "networks: 2, datasets: 1",
+        "validation: r = 0.700 (DS02-b)",
+        "validation: r = 0.600 (DS02-b)",
+        str(output),
+    ]
+
+
+def test_benchmark_writes_its_table(call: Call, truth: Path) -> None:
+    output = truth.parent / "benchmark"
+    options = "--method deconvolution --frame-rate 15 --frame-rate 7.5 --noise 3 --kernel causal"
+    command = ("benchmark-spikes", output, "--datasets", truth, *options.split())
+    answer = call(*command)
+    assert answer.status == 0
+    with (output / "table.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    judged = [(row["frame_rate"], row["dataset"], row["kernel"]) for row in rows]
+    assert judged == [
+        (rate, name, "causal") for rate in ("15", "7.5") for name in ("DS01-a", "DS02-b")
+    ]
+    assert all(float(row["best_correlation"]) > 0.5 for row in rows)
+    for word in ("deconvolution", "causal", "Medians over datasets that were held out"):
+        assert word in answer.out
+    first = (output / "table.csv").read_bytes()
+    assert call(*command).status == 0
+    assert (output / "table.csv").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train-spikes", "{out}", "--datasets", "{truth}/none.npz"], "does not exist"),
+        (["train-spikes", "{out}", "--datasets", "{truth}", "--hold-out", "DS9"], "no dataset"),
+        (["train-spikes", "{out}", "--datasets", "{truth}", "--members", "0"], "members is 0"),
+        (
+            ["train-spikes", "{out}", "--datasets", "{truth}", "--design", "published"],
+            "give frame_rate (Hz) and noise",
+        ),
+        (
+            ["train-spikes", "{out}", "--datasets", "{truth}/DS01-a.npz", "--cells", "inh"],
+            "no dataset is of the class inh",
+        ),
+        (["benchmark-spikes", "{out}", "--datasets", "{truth}/DS01-a.npz"], "name two or more"),
+        (["benchmark-spikes", "{out}", "--datasets", "{truth}", "--noise", "0"], "noise is 0"),
+    ],
+)
+def test_mistakes_of_training_are_one_sentence(
+    call: Call, truth: Path, arguments: list[str], said: str
+) -> None:
+    output = truth.parent / "out"
+    answer = call(*(part.format(out=output, truth=truth) for part in arguments))
+    assert answer.status == 2
+    assert answer.err.startswith("napari-calcium: ")
+    assert said in answer.err
+    assert answer.err.count("\n") == 1
+    assert not output.exists()

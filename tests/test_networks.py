@@ -18,7 +18,7 @@ def test_networks_in_a_process_of_their_own(request: pytest.FixtureRequest) -> N
         pytest.skip("without tests of windows, those of networks run with the others")
     command = [sys.executable, "-m", "pytest", "-q", "-m", "tensorflow", "-p", "no:cacheprovider"]
     ended = subprocess.run(
-        [*command, "tests/evaluation", "tests/pipeline"],
+        [*command, "tests/evaluation", "tests/pipeline", "tests/spikes"],
         cwd=ROOT,
         capture_output=True,
         text=True,

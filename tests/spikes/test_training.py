@@ -26,21 +26,21 @@ from napari_calcium.spikes.inference import (
     read_spike_model,
     spike_rate,
 )
-from napari_calcium.spikes.network import build_conditioned, build_published
+from napari_calcium.spikes.network import build_conditioned
 from napari_calcium.spikes.noise import add_noise
 from napari_calcium.spikes.training import SETTINGS, n_rounds, train_member, train_model
 
 pytestmark = pytest.mark.tensorflow
 
-STEPS = 2
-"""Of a round, of 32 stretches each."""
+BATCH, STEPS = 8, 1
+"""Stretches of a step, and steps of a round."""
 
 Simulate = Callable[..., Recording]
 
 
 def parameters(rounds: float = 3, **values: Any) -> SpikeTrainingParameters:
-    """Members of so many rounds, of `STEPS` steps each."""
-    frames = rounds * STEPS * module.BATCH * FRAMES / 1e6
+    """What members of so many rounds are trained for, by `small`."""
+    frames = rounds * STEPS * BATCH * FRAMES / 1e6
     return SpikeTrainingParameters(**{"members": 1, "frames": frames, **values})
 
 
@@ -52,20 +52,21 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     build = partial(build_conditioned, channels=4, dilations=(1, 3, 9), taps=3)
     monkeypatch.setattr(module, "build_conditioned", build)
-    monkeypatch.setattr(module, "SEGMENTS", STEPS * module.BATCH // module.PASSES)
+    monkeypatch.setattr(module, "SEGMENTS", STEPS * BATCH // module.PASSES)
+    monkeypatch.setattr(module, "BATCH", BATCH)
     tensorflow.config.run_functions_eagerly(True)
     yield
     tensorflow.config.run_functions_eagerly(False)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The training is interrupted."""
 
 
 def stop_at(wanted: int) -> Callable[[int, int], None]:
     def progress(done: int, total: int) -> None:
         if done == wanted:
-            raise Stopped
+            raise StoppedError
 
     return progress
 
@@ -105,7 +106,7 @@ def test_an_interrupted_training_goes_on(
     assert calls == [(0, 6), (1, 6), (2, 6), (3, 6), (3, 6), (4, 6), (5, 6), (6, 6)]
     folder = tmp_path / "parts"
     for stop in (2, 4):
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             train_model(folder, datasets[:2], chosen, datasets[2:], progress=stop_at(stop))
         assert not (folder / CARD).exists()
         assert (folder / SETTINGS).exists()
@@ -126,7 +127,7 @@ def test_what_is_finished_is_not_trained_again(
     datasets: Sequence[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = parameters(1, members=2)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train_model(tmp_path / "m", datasets[:1], chosen, progress=_after_first(tmp_path / "m"))
     before = (tmp_path / "m" / "member_0.keras").stat().st_mtime_ns
     train_model(tmp_path / "m", datasets[:1], chosen)
@@ -145,7 +146,7 @@ def test_what_is_finished_is_not_trained_again(
 def _after_first(folder: Path) -> Callable[[int, int], None]:
     def progress(done: int, total: int) -> None:
         if (folder / "member_0.keras").exists():
-            raise Stopped
+            raise StoppedError
 
     return progress
 
@@ -168,7 +169,7 @@ def test_a_folder_of_something_else_is_refused(datasets: Sequence[Dataset], tmp_
     ):
         with pytest.raises(InputError, match="holds a model of other datasets or settings; name"):
             train_model(folder, others, settings, held_out)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train_model(tmp_path / "begun", datasets[:1], chosen, progress=stop_at(0))
     with pytest.raises(InputError, match="other datasets or settings"):
         train_model(tmp_path / "begun", datasets[1:2], chosen)
@@ -259,23 +260,29 @@ def test_what_cannot_be_trained_or_judged_is_said_before(
 # ------------------------------------------------------------------------------- what is learned
 
 
-@pytest.mark.parametrize(("design", "rounds"), [("conditioned", 90), ("published", 90)])
+@pytest.mark.parametrize(
+    ("design", "steps", "learning_rate"), [("conditioned", 60, 1e-2), ("published", 80, 4e-3)]
+)
 def test_spikes_are_learned(
-    simulated: Simulate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, design: str, rounds: int
+    simulated: Simulate,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    design: str,
+    steps: int,
+    learning_rate: float,
 ) -> None:
-    """r with the smoothed spikes of cells that were not seen: above 0.5, where a constant has 0.
+    """Of cells that were not seen: r above 0.5 with the smoothed spikes, where a constant has 0.
 
-    In the frame in which they are: a frame earlier or later it is worse.
+    It is largest without a shift: what is learned is in the frame in which the spikes are.
     """
     build = partial(build_conditioned, channels=8, dilations=(1, 3, 9), taps=3)
     monkeypatch.setattr(module, "build_conditioned", build)
-    monkeypatch.setattr(module, "build_published", build_published)
     monkeypatch.setattr(module, "SEGMENTS", 256)
-    monkeypatch.setattr(module, "LEARNING_RATE", 1e-2)
+    monkeypatch.setattr(module, "LEARNING_RATE", learning_rate)
     recordings = tuple(
         simulated(seed, 15.0, 200, amplitude=0.5, neuron=f"{seed}") for seed in range(6)
     )
-    frames = rounds * module.BATCH * FRAMES / 1e6
+    frames = steps * module.BATCH * FRAMES / 1e6
     chosen = SpikeTrainingParameters(
         design=design,  # type: ignore[arg-type]
         frame_rate=15.0,

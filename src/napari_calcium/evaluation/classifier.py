@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -42,12 +43,15 @@ LOCK = threading.Lock()
 
 UNREADABLE = (
     AttributeError,
+    EOFError,
     IndexError,
     KeyError,
     OSError,
+    RuntimeError,
     TypeError,
     ValueError,
     zipfile.BadZipFile,
+    zlib.error,
 )
 """What reading a file of another kind, or a damaged one, can raise."""
 

@@ -56,6 +56,9 @@ SHORTEST = 16
 STRETCHED, SCALED = 0.2, 0.3
 """Up to so much, in logarithms, traces are taken to be faster or slower and larger or smaller."""
 
+LEAST_POWER = 1e-4
+"""Added to the mean square of spikes per frame, of which there may be none."""
+
 Floats = NDArray[np.float32]
 
 
@@ -146,6 +149,7 @@ class Library:
     made: dict[tuple[int, float], dict[str, list[tuple[Floats, Floats]]]] = field(
         default_factory=dict, repr=False
     )
+    scales: dict[tuple[int, float, float], float] = field(default_factory=dict, repr=False)
 
     def weights(self) -> NDArray[np.float64]:
         """Return how often each dataset is drawn: as the root of its minutes, of sum 1."""
@@ -172,6 +176,22 @@ class Library:
             self.made[key] = found
         return self.made[key]
 
+    def scale(self, dataset: int, frame_rate: float, smoothing: float) -> float:
+        """Return one over the mean square of a dataset's spikes, smoothed by some frames.
+
+        With it, errors count as much in datasets of few spikes, or of fast frames, as in others.
+        """
+        key = dataset, frame_rate, smoothing
+        if key not in self.scales:
+            taps = gaussian_kernel(smoothing, 1.0)
+            powers = [
+                np.mean(smooth(counts, taps) ** 2)
+                for recordings in self.neurons(dataset, frame_rate).values()
+                for _, counts in recordings
+            ]
+            self.scales[key] = float(1 / (np.mean(powers) + LEAST_POWER))
+        return self.scales[key]
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -184,8 +204,8 @@ class Segments:
     features : ndarray of float32 (segment, feature)
         Statistics of the traces they are cut from.
     truth : ndarray of float32 (segment, time, 3)
-        Spikes per frame; 1 where there is a frame and 0 beyond the end of a short trace; and one
-        over the mean square of the smoothed spikes of the whole recording.
+        Spikes per frame; 1 where there is a frame and 0 beyond the end of a short trace; and what
+        squared errors are multiplied by: see `Library.scale`.
     """
 
     traces: Floats
@@ -248,13 +268,15 @@ def _examples(
     noisy = add_noise(dff, rate, level, random)
     if noisy is None:
         return
-    yield from _cut(noisy, counts, rate, parameters, random)
+    scale = library.scale(dataset, rate, parameters.smoothing_frames)
+    yield from _cut(noisy, counts, rate, scale, parameters, random)
 
 
 def _cut(
     noisy: NDArray[np.float64],
     counts: Floats,
     rate: float,
+    scale: float,
     parameters: SpikeTrainingParameters,
     random: Generator,
 ) -> Iterator[tuple[Floats, Floats, Floats]]:
@@ -264,8 +286,6 @@ def _cut(
         noisy = noisy * np.exp(random.uniform(-SCALED, SCALED))
     features = trace_features(noisy, rate)
     seen = channels(noisy, features) if told else noisy.astype(np.float32)[:, None]
-    smoothed = smooth(counts, gaussian_kernel(parameters.smoothing_frames, 1.0))
-    scale = 1 / (np.mean(smoothed**2) + 1e-4)
     truth = np.stack((counts, np.ones_like(counts), np.full_like(counts, scale)), axis=-1)
     for _ in range(min(FROM_ONE, max(1, len(noisy) // FRAMES))):
         first = random.integers(max(1, len(noisy) - FRAMES + 1))

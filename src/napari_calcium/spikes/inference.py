@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,12 +64,15 @@ LEAST_SMOOTHING = 1.5
 
 UNREADABLE = (
     AttributeError,
+    EOFError,
     IndexError,
     KeyError,
     OSError,
+    RuntimeError,
     TypeError,
     ValueError,
     zipfile.BadZipFile,
+    zlib.error,
 )
 """What reading a file of another kind, or a damaged one, can raise."""
 

@@ -80,9 +80,13 @@ def build_conditioned(
     def adapted(values: Any, name: str) -> Any:
         scale = layers.Dense(channels, kernel_initializer="zeros", name=f"scale_{name}")(told)
         shift = layers.Dense(channels, kernel_initializer="zeros", name=f"shift_{name}")(told)
-        scaled = layers.Multiply()([values, layers.Reshape((1, channels))(scale)])
-        moved = layers.Add()([values, scaled, layers.Reshape((1, channels))(shift)])
-        return layers.ReLU()(moved)
+        scale, shift = (
+            layers.Reshape((1, channels), name=f"{kind}_{name}_everywhere")(one)
+            for kind, one in (("scale", scale), ("shift", shift))
+        )
+        scaled = layers.Multiply(name=f"scaled_{name}")([values, scale])
+        moved = layers.Add(name=f"moved_{name}")([values, scaled, shift])
+        return layers.ReLU(name=f"adapted_{name}")(moved)
 
     values = layers.Conv1D(channels, FIRST_TAPS, padding="same", name="first")(trace)
     for i, dilation in enumerate(dilations):
@@ -94,12 +98,15 @@ def build_conditioned(
             activation="relu",
             name=f"conv_{i}",
         )(adapted(values, str(i)))
-        values = layers.Add()([values, layers.Dense(channels, name=f"mix_{i}")(seen)])
+        mixed = layers.Dense(channels, name=f"mix_{i}")(seen)
+        values = layers.Add(name=f"sum_{i}")([values, mixed])
     seen = layers.Dense(channels // 2, activation="relu", name="last")(adapted(values, "last"))
     quiet = keras.initializers.Constant(QUIET)
     rate = layers.Dense(1, activation="softplus", bias_initializer=quiet, name="rate")(seen)
     gain = layers.Dense(1, activation="exponential", kernel_initializer="zeros", name="gain")(told)
-    return keras.Model([trace, features], layers.Multiply()([rate, layers.Reshape((1, 1))(gain)]))
+    gain = layers.Reshape((1, 1), name="gain_everywhere")(gain)
+    spikes = layers.Multiply(name="spikes")([rate, gain])
+    return keras.Model([trace, features], spikes, name="conditioned")
 
 
 def build_published() -> Any:
@@ -123,13 +130,16 @@ def build_published() -> Any:
     trace = layers.Input((None, 1), name="trace")
     values = layers.Conv1D(30, 31, activation="relu", name="conv_0")(trace)
     values = layers.Conv1D(40, 19, activation="relu", name="conv_1")(values)
-    values = layers.MaxPooling1D(2, strides=1)(values)
+    values = layers.MaxPooling1D(2, strides=1, name="pool_0")(values)
     values = layers.Conv1D(50, 5, dilation_rate=2, activation="relu", name="conv_2")(values)
-    values = layers.Maximum()(
-        [layers.Cropping1D((0, 2))(values), layers.Cropping1D((2, 0))(values)]
+    earlier, later = (
+        layers.Cropping1D(cut, name=name)(values)
+        for name, cut in (("earlier", (0, 2)), ("later", (2, 0)))
     )
+    values = layers.Maximum(name="pool_1")([earlier, later])
     values = layers.Dense(10, activation="relu", name="dense")(values)
-    return keras.Model(trace, layers.Conv1D(1, 2, dilation_rate=4, name="rate")(values))
+    rate = layers.Conv1D(1, 2, dilation_rate=4, name="rate")(values)
+    return keras.Model(trace, rate, name="published")
 
 
 def build_windowed() -> Any:

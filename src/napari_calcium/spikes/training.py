@@ -56,12 +56,6 @@ SEGMENTS, PASSES = 2048, 2
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-4
 """Of the first step; it falls to 0 along a cosine."""
 
-COARSE, COARSE_WEIGHT = 2.7, 0.3
-"""The loss is also taken of rates smoothed so many times as much, with this weight."""
-
-WORST = 20.0
-"""Largest squared error of one stretch, in mean squares of the rate it was cut from."""
-
 Floats = NDArray[np.float32]
 
 
@@ -384,44 +378,29 @@ def _loss(parameters: SpikeTrainingParameters) -> Callable[[Any, Any], Any]:
     """Return the loss of a design."""
     from keras import ops
 
-    def smoothed(values: Any, kernel: Floats) -> Any:
-        return ops.conv(values[:, :, None], kernel[:, None, None], padding="same")[:, :, 0]
+    def smoothed(values: Any) -> Any:
+        return ops.conv(values[:, :, None], kernel, padding="same")[:, :, 0]
 
-    def squared(truth: Any, found: Any) -> Any:
-        """Return the squared error of the published training."""
-        wanted = smoothed(truth[:, :, 0], kernel)
-        kept = truth[:, BEFORE:-AFTER, 1]
-        errors = (found[:, :, 0] - wanted[:, BEFORE:-AFTER]) ** 2
-        return ops.sum(kept * errors) / ops.sum(kept)
+    def published(truth: Any, found: Any) -> Any:
+        """Return the mean squared error of spikes that are smoothed already."""
+        wanted = smoothed(truth[:, :, 0])[:, BEFORE:-AFTER]
+        known = truth[:, BEFORE:-AFTER, 1]
+        return ops.sum(known * (found[:, :, 0] - wanted) ** 2) / ops.sum(known)
 
     def conditioned(truth: Any, found: Any) -> Any:
-        """Return squared error and missing correlation of rates smoothed little and much."""
-        known = truth[:, :, 1]
-        n_known = ops.sum(known, axis=1, keepdims=True)
-        total = 0.0
-        for taps, weight in kernels:
-            wanted, given = smoothed(truth[:, :, 0], taps), smoothed(found[:, :, 0], taps)
-            error = ops.sum(known * (given - wanted) ** 2 * truth[:, :, 2], axis=1) / n_known[:, 0]
-            off = [
-                known * (one - ops.sum(known * one, axis=1, keepdims=True) / n_known)
-                for one in (wanted, given)
-            ]
-            powers = [ops.sum(one**2, axis=1) for one in off]
-            alike = ops.sum(off[0] * off[1], axis=1)
-            alike = alike / ops.sqrt((powers[0] + 1e-3) * (powers[1] + 1e-3))
-            active = ops.cast(powers[0] > 1e-3, "float32")
-            missing = ops.sum(active * (1 - alike)) / (ops.sum(active) + 1e-3)
-            total = total + weight * (ops.mean(ops.minimum(error, WORST)) + missing)
-        return total
+        """Return the mean squared error of smoothed spikes, as a part of those of the dataset."""
+        known, scale = truth[:, :, 1], truth[:, 0, 2]
+        errors = known * (smoothed(found[:, :, 0]) - smoothed(truth[:, :, 0])) ** 2
+        return ops.mean(scale * ops.sum(errors, axis=1) / ops.sum(known, axis=1))
 
-    sd = parameters.smoothing_frames
-    if parameters.design == "published":
-        taps = causal_kernel if parameters.causal else gaussian_kernel
-        kernel = taps(parameters.smoothing, parameters.frame_rate)[::-1].astype(np.float32)
-        return squared
-    fine, coarse = (gaussian_kernel(one, 1.0).astype(np.float32) for one in (sd, COARSE * sd))
-    kernels = (fine, 1.0), (coarse, COARSE_WEIGHT)
-    return conditioned
+    if parameters.design == "conditioned":
+        taps = gaussian_kernel(parameters.smoothing_frames, 1.0)
+    elif parameters.causal:
+        taps = causal_kernel(parameters.smoothing, parameters.frame_rate)[::-1]
+    else:
+        taps = gaussian_kernel(parameters.smoothing, parameters.frame_rate)
+    kernel = taps.astype(np.float32)[:, None, None]
+    return conditioned if parameters.design == "conditioned" else published
 
 
 def _written(model: Any, parameters: SpikeTrainingParameters, path: Path) -> None:
