@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import threading
 import zipfile
-import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +24,7 @@ from napari_calcium.evaluation.crops import SIDE, footprint_crops
 from napari_calcium.evaluation.forward import Forward, UnknownLayerError, read_forward
 from napari_calcium.evaluation.network import ask
 from napari_calcium.footprints import at_border
-from napari_calcium.keras_models import import_keras
+from napari_calcium.keras_models import UNREADABLE, import_keras
 
 __all__ = ["SHIPPED", "check_classifier", "cnn_probability", "model_digest"]
 
@@ -40,20 +39,6 @@ CELLS_AT_ONCE = 1024
 
 LOCK = threading.Lock()
 """Held while a model is loaded or asked: what TensorFlow sets up first is set up once."""
-
-UNREADABLE = (
-    AttributeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What reading a file of another kind, or a damaged one, can raise."""
 
 Model = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 

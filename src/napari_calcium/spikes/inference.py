@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
+from napari_calcium.keras_models import UNREADABLE
 from napari_calcium.parameters import Parameters, parameter
 from napari_calcium.spikes.features import channels, trace_features
 from napari_calcium.spikes.forward import Conditioned, Published, read_network
@@ -61,20 +60,6 @@ CARD = "card.json"
 
 LEAST_SMOOTHING = 1.5
 """Rates are smoothed at least so much, in frames: less cannot be told from the noise."""
-
-UNREADABLE = (
-    AttributeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What reading a file of another kind, or a damaged one, can raise."""
 
 Floats = NDArray[np.float32]
 
