@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from napari_calcium.napari.clicking import shown_where_clicked
 from napari_calcium.napari.decided import Decided
 from napari_calcium.napari.decisions import Decisions, decisions_of
 from napari_calcium.napari.docking import CellDock
-from napari_calcium.napari.layers import CELLS, metadata_of
+from napari_calcium.napari.following import CellLayers
+from napari_calcium.napari.layers import metadata_of
 from napari_calcium.napari.runner import runner_of
 from napari_calcium.napari.stage_form import button, row
 
@@ -76,11 +77,10 @@ class CellsWidget(CellDock):
         self.buttons = {text: self._button(text) for text in BUTTONS}
         self._counted = QLabel()
         self._divided = False
-        self._attached: list[tuple[Any, Callable[..., Any]]] = []
         self._lay_out()
         self._connect()
-        for layer in napari_viewer.layers:
-            self._attach(layer)
+        leave = partial(self._look_at, None)
+        self._layers = CellLayers(napari_viewer, self, self._on_label, leave)
         self._say()
 
     @property
@@ -210,55 +210,12 @@ class CellsWidget(CellDock):
         """Follow the viewer until this widget is destroyed."""
         self.table.selected.connect(self._on_rows)
         runner_of(self.viewer).ended.connect(self._on_ended)
-        events = self.viewer.layers.events
-        pairs = [
-            (events.inserted, self._on_inserted),
-            (events.removed, self._on_removed),
-            (self.viewer.layers.selection.events.active, self._on_active),
-        ]
-        callbacks, on_click, attached = (
+        callbacks, on_click = (
             self.viewer.mouse_drag_callbacks,
             shown_where_clicked(self.show_cell),
-            self._attached,
         )
         callbacks.append(on_click)
-        for emitter, callback in pairs:
-            emitter.connect(callback)
-
-        def disconnect() -> None:
-            callbacks.remove(on_click)
-            for emitter, callback in (*pairs, *attached):
-                emitter.disconnect(callback)
-
-        self.destroyed.connect(disconnect)
-
-    def _attach(self, layer: Any) -> None:
-        if metadata_of(layer).get("layer") == CELLS:
-            layer.events.selected_label.connect(self._on_label)
-            self._attached.append((layer.events.selected_label, self._on_label))
-            self.follow(layer)
-
-    def _on_inserted(self, event: Any) -> None:
-        self._attach(event.value)
-
-    def _on_removed(self, event: Any) -> None:
-        gone = [each for each in self._attached if each[0].source is event.value]
-        for pair in gone:
-            pair[0].disconnect(pair[1])
-            self._attached.remove(pair)
-        if event.value is self.layer:
-            others = [each[0].source for each in self._attached]
-            self.follow(others[-1] if others else None)
-            self._look_at(None)
-
-    def _on_active(self, event: Any) -> None:
-        """Follow the session of the layer that was chosen, if it has cells."""
-        session = metadata_of(event.value).get("session") if event.value is not None else None
-        for emitter, _ in self._attached:
-            layer = emitter.source
-            if metadata_of(layer)["session"] == session and layer is not self.layer:
-                self.follow(layer)
-                self._look_at(None)
+        self.destroyed.connect(lambda: callbacks.remove(on_click))
 
     def _on_ended(self, answer: Any) -> None:
         """Take what a run made anew."""

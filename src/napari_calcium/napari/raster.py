@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -17,7 +17,8 @@ from napari_calcium.io.session import Session
 from napari_calcium.napari.decided import RATES, of_these_cells
 from napari_calcium.napari.decisions import Decisions, decisions_of, single_shot
 from napari_calcium.napari.docking import CellDock, TimeDock
-from napari_calcium.napari.layers import CELLS, metadata_of
+from napari_calcium.napari.following import CellLayers
+from napari_calcium.napari.layers import metadata_of
 from napari_calcium.napari.rate_image import RateImage, read_rate_image
 from napari_calcium.napari.runner import runner_of
 from napari_calcium.napari.time_plots import TimePlots
@@ -89,7 +90,6 @@ class RasterWidget(TimeDock):
         self._frame_rate = 0.0
         self._read: tuple[str, str] | None = None
         self._reading: tuple[tuple[str, str], Future[RateImage | None]] | None = None
-        self._attached: list[tuple[Any, Callable[..., None]]] = []
         self._title = QLabel(NO_CELLS)
         self._ids = _IdAxis("left")
         self._plots = TimePlots(napari_viewer, "", ("cell",), compact=True, left=[self._ids])
@@ -98,8 +98,7 @@ class RasterWidget(TimeDock):
         self.pointer = _pointer()
         self._lay_out()
         self._connect()
-        for layer in napari_viewer.layers:
-            self._attach(layer)
+        self._layers = CellLayers(napari_viewer, self, self._on_label)
         self._show()
 
     @property
@@ -300,46 +299,6 @@ class RasterWidget(TimeDock):
             signal.connect(self._draw_later)
         self._plots.scene().sigMouseClicked.connect(self._on_click)
         self._runner.ended.connect(self._on_ended)
-        events = self.viewer.layers.events
-        pairs = [
-            (events.inserted, self._on_inserted),
-            (events.removed, self._on_removed),
-            (self.viewer.layers.selection.events.active, self._on_active),
-        ]
-        attached = self._attached
-        for emitter, callback in pairs:
-            emitter.connect(callback)
-
-        def disconnect() -> None:
-            for emitter, callback in (*pairs, *attached):
-                emitter.disconnect(callback)
-
-        self.destroyed.connect(disconnect)
-
-    def _attach(self, layer: Any) -> None:
-        if metadata_of(layer).get("layer") == CELLS:
-            layer.events.selected_label.connect(self._on_label)
-            self._attached.append((layer.events.selected_label, self._on_label))
-            self.follow(layer)
-
-    def _on_inserted(self, event: Any) -> None:
-        self._attach(event.value)
-
-    def _on_removed(self, event: Any) -> None:
-        gone = [each for each in self._attached if each[0].source is event.value]
-        for pair in gone:
-            pair[0].disconnect(pair[1])
-            self._attached.remove(pair)
-        if event.value is self.layer:
-            self.follow(self._attached[-1][0].source if self._attached else None)
-
-    def _on_active(self, event: Any) -> None:
-        """Follow the session of the layer that was chosen, if it has cells."""
-        session = metadata_of(event.value).get("session") if event.value is not None else None
-        for emitter, _ in self._attached:
-            layer = emitter.source
-            if metadata_of(layer)["session"] == session and layer is not self.layer:
-                self.follow(layer)
 
     def _on_label(self, event: Any) -> None:
         if event.source.selected_label > 0:
