@@ -634,7 +634,7 @@ def train_spikes_command(
         float, typer.Option(help="Frames per second, Hz; 0: one model for 2 to 60 Hz.")
     ] = 0.0,
     noise: Annotated[
-        float, typer.Option(help="Noise level, % per root Hz; 0: one model for 0.3 to 12.")
+        float, typer.Option(help="Noise level, % per root Hz; 0: one model for 0.2 to 12.")
     ] = 0.0,
     smoothing: Annotated[float, typer.Option(help="Of the rates, s; at least 1.5 frames.")] = 0.05,
     causal: Annotated[

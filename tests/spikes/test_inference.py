@@ -478,7 +478,7 @@ def test_shipped_models_say_what_they_are(name: str) -> None:
     model = read_spike_model(chosen)
     assert model.name == name
     assert model.frame_rates == (2.0, 60.0)
-    assert model.noise_levels == (0.3, 12.0)
+    assert model.noise_levels == (0.2, 12.0)
     assert not model.smooths
     assert chosen.shipped() == {"spike_model": model_digest(SHIPPED[name])}
     assert chosen.files() == ()

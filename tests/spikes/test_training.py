@@ -189,7 +189,7 @@ def test_the_card_says_what_it_was_trained_on(datasets: Sequence[Dataset], tmp_p
     card = json.loads((tmp_path / "mine" / CARD).read_text("utf-8"))
     assert model.card == card
     assert model.name == card["name"] == "mine"
-    assert (model.frame_rates, model.noise_levels) == ((15.0, 15.0), (0.3, 12.0))
+    assert (model.frame_rates, model.noise_levels) == ((15.0, 15.0), (0.2, 12.0))
     assert (card["design"], card["margin"], card["causal"]) == ("conditioned", 16, False)
     assert [one["name"] for one in card["data"]] == ["fast", "slow"]
     first = card["data"][0]

@@ -41,7 +41,7 @@ __all__ = [
 FRAME_RATES = (2.0, 3.0, 4.0, 5.5, 7.5, 10.0, 15.0, 20.0, 30.0, 42.0, 60.0)
 """Frame rates for which examples are made, those between them following by stretching, Hz."""
 
-NOISE_LEVELS = (0.3, 12.0)
+NOISE_LEVELS = (0.2, 12.0)
 """Noise levels that one network serves, % per root Hz."""
 
 FRAMES = 512
@@ -76,7 +76,7 @@ class SpikeTrainingParameters(Parameters):
         The frame rate, Hz; 0 for 2 to 60 Hz, which only the conditioned network can. Cascade:
         sampling_rate.
     noise : float
-        The noise level, % per root Hz; 0 for 0.3 to 12, which only the conditioned network can.
+        The noise level, % per root Hz; 0 for 0.2 to 12, which only the conditioned network can.
         Cascade: noise_levels.
     smoothing : float
         Sd of the Gaussian with which spikes are smoothed, s. What the conditioned network gives

@@ -24,7 +24,16 @@ LAGS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 QUANTILES = (0.2, 0.5, 0.9, 0.99, 0.998)
 """The first two say where the baseline is, the others how large transients get."""
 
-N_FEATURES = 4 + len(LAGS) + 4 + 3
+AROUND = (-0.3, -0.15, -0.07, 0.0, 0.07, 0.15, 0.3, 0.6, 1.2)
+"""Times before and after a rise at which the mean transient is taken, s."""
+
+RISE = 0.07
+"""Rises are looked for between two means of so many seconds, or of one frame."""
+
+STEEP = 2.5
+"""A rise of more noise sd than this counts, by how much it is more."""
+
+N_FEATURES = 4 + len(LAGS) + 4 + 3 + len(AROUND) + 2
 
 LEAST_NOISE = 1e-4
 """Noise of a trace is taken to be at least so large, as a fraction."""
@@ -67,14 +76,15 @@ def trace_features(dff: NDArray[np.floating], frame_rate: float) -> Features:
     Features
         Logarithms of the frame rate, the noise, the variance over that of the noise, and the
         variance without it; the autocovariance at `LAGS` over the variance without noise; the
-        quantiles of the trace in sd of its noise, and the upper ones as a fraction.
+        quantiles of the trace in sd of its noise, and the upper ones as a fraction; the mean
+        transient at the times `AROUND` as a part of its height, and the height in both units.
 
     Examples
     --------
     >>> white = np.random.default_rng(0).normal(0.5, 0.1, 10_000)
     >>> features = trace_features(white, 30.0)
     >>> round(features.noise, 2), round(features.baseline, 1), features.values.shape
-    (0.1, 0.5, (17,))
+    (0.1, 0.5, (28,))
     """
     trace = np.asarray(dff, np.float64)
     known = np.isfinite(trace)
@@ -86,6 +96,7 @@ def trace_features(dff: NDArray[np.floating], frame_rate: float) -> Features:
     variance = float(rest @ rest) / int(known.sum())
     signal = max(variance - noise**2, 0.05 * noise**2)
     above = quantiles - baseline
+    shape, height = _mean_transient(trace - baseline, known, noise, frame_rate)
     values = [
         np.log(frame_rate / 15),
         np.log(noise / 0.1),
@@ -94,6 +105,9 @@ def trace_features(dff: NDArray[np.floating], frame_rate: float) -> Features:
         *np.clip(_autocovariance(rest, known, frame_rate) / signal, -1, 1.5),
         *np.arcsinh(above[1:] / noise / 2),
         *np.arcsinh(5 * above[2:]),
+        *shape,
+        np.arcsinh(height / noise / 2),
+        np.arcsinh(5 * height),
     ]
     return Features(np.array(values, np.float32), noise, baseline)
 
@@ -132,3 +146,47 @@ def _autocovariance(rest: Floats, known: NDArray[np.bool_], frame_rate: float) -
 def _covariance_at(rest: Floats, known: NDArray[np.bool_], lag: int) -> float:
     pairs = int((known[lag:] & known[:-lag]).sum())
     return float(rest[lag:] @ rest[:-lag]) / pairs if pairs else 0.0
+
+
+def _mean_transient(
+    above: Floats, known: NDArray[np.bool_], noise: float, frame_rate: float
+) -> tuple[Floats, float]:
+    """Return the mean trace around its steepest rises, over its height; and the height.
+
+    How fast it rises and falls is told by the indicator, how high it gets by what it gives for a
+    few spikes.
+    """
+    n = max(1, round(RISE * frame_rate))
+    above = np.where(known, above, 0)
+    weights = _rises(above, known, n, STEEP * noise * np.sqrt(2 / n))
+    at = np.flatnonzero(weights)
+    means = []
+    for time in AROUND:
+        there = at + round(time * frame_rate)
+        inside = (there >= 0) & (there < len(above))
+        weight = weights[at[inside]] * known[there[inside]]
+        total = float(weight.sum())
+        means.append(float(weight @ above[there[inside]]) / total if total else 0.0)
+    height = max(max(means) - means[0], 1e-3 * noise)
+    return np.clip((np.array(means) - means[0]) / height, -1, 1.5), height
+
+
+def _rises(above: Floats, known: NDArray[np.bool_], n: int, least: float) -> Floats:
+    """Return by how much each frame's rise over ``n`` frames is more than the least that counts.
+
+    0 but where the rise is the steepest of its neighbours; the highest tenth counts alike.
+    """
+    weights = np.zeros(len(above))
+    if len(above) <= 2 * n:
+        return weights
+    mean = np.convolve(above, np.full(n, 1 / n), "same")
+    whole = np.convolve(known, np.ones(n), "same") > n - 0.5
+    rises = np.where(whole[n:] & whole[:-n], mean[n:] - mean[:-n], 0)
+    weights[n:] = np.maximum(rises - least, 0)
+    if not weights.any():
+        return weights
+    most = np.quantile(weights[weights > 0], 0.9)
+    steepest = np.ones(len(above), bool)
+    steepest[1:] &= weights[1:] >= weights[:-1]
+    steepest[:-1] &= weights[:-1] > weights[1:]
+    return np.where(steepest, np.minimum(weights, most), 0)

@@ -37,8 +37,6 @@ FIRST_TAPS = 9
 TAPS = 5
 DILATIONS = (1, 2, 4, 8, 16, 32)
 HIDDEN = 32
-DROPPED = 0.1
-"""Part of the statistics that is hidden from the network at random, in training."""
 
 QUIET = -2.0
 """Where the rate starts before training, before it is made positive: near no spikes."""
@@ -73,7 +71,6 @@ def build_conditioned(
     trace = layers.Input((None, 2), name="trace")
     features = layers.Input((N_FEATURES,), name="features")
     told = layers.Normalization(name="normalise")(features)
-    told = layers.Dropout(DROPPED, name="hide")(told)
     told = layers.Dense(HIDDEN, activation="relu", name="told_0")(told)
     told = layers.Dense(HIDDEN, activation="relu", name="told_1")(told)
 
