@@ -16,6 +16,8 @@ DECLARED := pyproject.toml napari.yaml
 
 # One thread in each linear algebra library: the work is already divided among Dask's threads.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+# A file of tests is one process's; those that need minutes come first (tests/conftest.py).
+PROCESSES := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # The virtual screen speaks X11, also where the desktop speaks Wayland.
 ifeq ($(shell uname -s),Linux)
 VIRTUAL_SCREEN := QT_QPA_PLATFORM=xcb
@@ -36,7 +38,7 @@ demo: $(HEADLESS) ## analyse a sample movie without a window, into demo_output
 
 test: $(DEVELOPMENT) ## run all tests, those of the window on a virtual screen
 	@.ci/system-packages tests
-	$(ONE_THREAD) $(VIRTUAL_SCREEN) $(BIN)/python -m pytest $(ARGS)
+	$(ONE_THREAD) $(VIRTUAL_SCREEN) $(BIN)/python -m pytest $(PROCESSES) $(ARGS)
 
 lint: $(DEVELOPMENT) ## check style, format and types
 	$(BIN)/ruff check

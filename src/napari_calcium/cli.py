@@ -652,7 +652,7 @@ def train_spikes_command(
         typer.Option(help="A dataset for validation, or how its name begins; repeatable."),
     ] = None,
     members: Annotated[int, typer.Option(help="Networks of which the mean is taken.")] = 5,
-    frames: Annotated[float, typer.Option(help="Frames that each learns from, in millions.")] = 16,
+    frames: Annotated[float, typer.Option(help="Frames that each learns from, in millions.")] = 32,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
 ) -> None:
     """Train networks for spike inference on recorded spikes; needs TensorFlow.
@@ -718,7 +718,7 @@ def benchmark_spikes_command(
         typer.Option(help="A dataset to judge on, or how its name begins; repeatable; or all."),
     ] = None,
     members: Annotated[int, typer.Option(help="Networks of which the mean is taken.")] = 1,
-    frames: Annotated[float, typer.Option(help="Frames that each learns from, in millions.")] = 16,
+    frames: Annotated[float, typer.Option(help="Frames that each learns from, in millions.")] = 32,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
 ) -> None:
     """Compare methods of spike inference on recorded spikes that none of them learned from.

@@ -532,7 +532,17 @@ def test_where_there_is_no_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "card",
-    ["", "nothing", "[]", "3", "{}", '{"name": "a", "frame_rates": 3}', '{"name": "a"}', b"\xff"],
+    [
+        "",
+        "nothing",
+        "[]",
+        "3",
+        "{}",
+        '{"name": "a", "frame_rates": 3}',
+        '{"name": "a"}',
+        '{"name": "a", "frame_rates": [2, 60], "noise_levels": [1, 8], "margin": 16, "smoothing": 1}',
+        b"\xff",
+    ],
 )
 def test_a_damaged_card(copied: Path, card: str | bytes) -> None:
     (copied / CARD).write_bytes(card if isinstance(card, bytes) else card.encode())

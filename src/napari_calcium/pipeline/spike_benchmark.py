@@ -103,7 +103,7 @@ def benchmark_spikes(
     *,
     methods: Iterable[str] = METHODS,
     held_out: Iterable[str] = (),
-    frames: float = 16.0,
+    frames: float = 32.0,
     members: int = 1,
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
@@ -231,10 +231,9 @@ def _key(row: Row) -> tuple[str, float, float, str]:
 
 def _row(fold: _Fold, method: str, condition: Condition) -> Row:
     """Return the scores of a method on the dataset held out, from the file if it is there."""
-    about = f"{condition.frame_rate:g}Hz-{condition.noise:g}-{condition.kernel}"
-    path = fold.folder / "scores" / f"{method}-{about}" / f"{fold.held_out.name}.json"
+    path = fold.folder / "scores" / f"{method}-{_named(condition)}" / f"{fold.held_out.name}.json"
     made_by = {
-        "datasets": [one.name for one in fold.datasets],
+        "datasets": {one.name: one.digest for one in fold.datasets},
         "condition": condition.to_mapping(),
         "training": [fold.frames, fold.members, fold.seed],
     }
@@ -249,6 +248,11 @@ def _row(fold: _Fold, method: str, condition: Condition) -> Row:
     target.write_text(json.dumps({"made_by": made_by, "scores": plain}, indent=1), "utf-8")
     os.replace(target, path)
     return _made(fold.held_out, method, condition, plain)
+
+
+def _named(condition: Condition) -> str:
+    kernel = f"{condition.kernel}-{1000 * condition.seconds:g}ms"
+    return f"{condition.frame_rate:g}Hz-{condition.noise:g}-{kernel}"
 
 
 def _made(
@@ -297,7 +301,7 @@ def _trained(
     values: dict[str, Any] = {"frames": fold.frames, "members": fold.members, "seed": fold.seed}
     name = "conditioned"
     if method == "published":
-        name = f"published-{condition.frame_rate:g}Hz-{condition.noise:g}-{condition.kernel}"
+        name = f"published-{_named(condition)}"
         values |= {
             "design": "published",
             "frame_rate": condition.frame_rate,

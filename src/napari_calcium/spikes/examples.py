@@ -97,7 +97,7 @@ class SpikeTrainingParameters(Parameters):
     smoothing: float = parameter(0.05, unit="s", above=0, maximum=5)
     causal: bool = False
     members: int = parameter(5, minimum=1, maximum=100)
-    frames: float = parameter(16.0, unit="million", above=0)
+    frames: float = parameter(32.0, unit="million", above=0)
     seed: int = parameter(0, minimum=0)
 
     def __post_init__(self) -> None:

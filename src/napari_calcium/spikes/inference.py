@@ -142,6 +142,11 @@ class SpikeModel:
         return float(low), float(high)
 
     @property
+    def causal(self) -> bool:
+        """Whether it was trained on rates that begin at the spike."""
+        return bool(self.card["causal"])
+
+    @property
     def margin(self) -> int:
         """Frames at both ends of which the rate is not known for lack of what is beyond."""
         return int(self.card["margin"])
@@ -408,7 +413,7 @@ def _read(folder: Path, digest: str) -> SpikeModel:
     if not networks or len({type(one) for one in networks}) > 1:
         raise ValueError(f"{len(networks)} networks of one design")
     model = SpikeModel(str(card["name"]), card, networks)
-    _ = model.frame_rates, model.noise_levels, model.margin, model.smoothing(1.0)
+    _ = model.frame_rates, model.noise_levels, model.margin, model.smoothing(1.0), model.causal
     return model
 
 
@@ -469,7 +474,7 @@ def _smoothed(spikes: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArr
 
 def _more_smoothing(model: SpikeModel, parameters: SpikeInferenceParameters) -> float:
     """Return the sd of the Gaussian that is still to be applied to smoothed spikes, s."""
-    own, causal = float(model.card["smoothing"]), bool(model.card["causal"])
+    own, causal = float(model.card["smoothing"]), model.causal
     wanted = parameters.smoothing or own
     same = wanted == own and causal == (parameters.kernel == "causal")
     if not same and (causal or parameters.kernel == "causal" or wanted < own):
