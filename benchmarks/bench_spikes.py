@@ -32,7 +32,7 @@ MEMBERS = 5
 CELLS_BY_KERAS = 4
 WINDOWS_AT_ONCE = 8192
 
-PER_TRACE = ("told_", "scale_", "shift_", "gain")
+PER_TRACE = ("told_", "scale_", "shift_", "share_", "gain")
 """How the layers are called that work once for each trace, and not on its frames."""
 
 

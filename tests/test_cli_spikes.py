@@ -18,7 +18,7 @@ from napari_calcium.cli import main
 from napari_calcium.errors import InputError
 from napari_calcium.spikes.discrete import WARNING
 from napari_calcium.spikes.examples import SpikeTrainingParameters
-from napari_calcium.spikes.guards import Mark
+from napari_calcium.spikes.guards import Mark, mark_words
 from napari_calcium.spikes.inference import SpikeInferenceParameters
 
 MARGIN = 8
@@ -137,6 +137,32 @@ def test_percent_is_refused_by_naming_the_remedy(spikes: Spikes, traces: Path, d
     np.testing.assert_allclose(written, expected(dff), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("f0", "options"), [(500, ()), (500, ("--percent",)), (1, ())])
+def test_fluorescence_is_refused(
+    spikes: Spikes, traces: Path, dff: Any, f0: float, options: tuple[str, ...]
+) -> None:
+    """Counts, and F / F0: what dF/F is is said."""
+    np.save(traces, f0 * (1 + dff))
+    answer = spikes(traces, "--frame-rate", 30, *options)
+    assert answer.status == 2
+    assert answer.err.startswith("napari-calcium: the traces look like fluorescence, not dF/F")
+    assert answer.err.endswith("give (F - F0) / F0, with F0 the baseline of each cell\n")
+    assert answer.err.count("\n") == 1
+    baseline = float(answer.err.split("baseline is ")[1].split(",")[0])
+    assert baseline == pytest.approx(f0, rel=0.1)  # the first decile is 1.3 sd of 5 % lower
+    assert not list(traces.parent.glob("*spikes*"))
+
+
+def test_a_few_cells_with_a_high_baseline_are_let_through(
+    spikes: Spikes, traces: Path, dff: Any
+) -> None:
+    dff[:18] += 3
+    np.save(traces, dff)
+    assert spikes(traces, "--frame-rate", 30).status == 0
+    np.save(traces, np.full_like(dff, np.nan))  # nor is anything said of cells without a frame
+    assert spikes(traces, "--frame-rate", 30).status == 0
+
+
 def test_marked_cells_are_said_and_some_have_no_rate(
     spikes: Spikes, traces: Path, dff: np.ndarray
 ) -> None:
@@ -157,7 +183,8 @@ def test_marked_cells_are_said_and_some_have_no_rate(
     assert np.isfinite(rate[2, MARGIN:-MARGIN]).all()
     assert np.isfinite(rate[4, MARGIN:-MARGIN]).all()
     assert answer.err.count("warning: ") == 3
-    assert "marked: 1 trace too short, 2 too noisy, 1 dF/F in percent" in answer.out
+    said = f"marked: 1 {mark_words(Mark.UNKNOWN)}, 2 too noisy, 1 dF/F in percent"
+    assert said in answer.out
     assert "cells: 37, 35 with a rate" in answer.out
 
 
@@ -182,6 +209,48 @@ def test_single_spikes_come_with_a_warning(spikes: Spikes, traces: Path, dff: np
     first = path.read_bytes()
     spikes(traces, "--frame-rate", 30, "--discrete", "--seed", 3)
     assert path.read_bytes() == first
+
+
+def test_the_traces_are_not_replaced(
+    spikes: Spikes, traces: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by single spikes, nor where the home folder is written short."""
+    folder = traces.parent
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("USERPROFILE", str(folder))
+    table = folder / "x_times.csv"
+    np.savetxt(table, np.load(traces).T, delimiter=",")
+    for arguments in (
+        (table, "--output", folder / "x.csv", "--discrete"),
+        ("~/dff.npy", "--output", "~/dff.npy"),
+        ("~/dff.npy", "--output", traces),
+    ):
+        before = {file: file.read_bytes() for file in folder.iterdir()}
+        answer = spikes(*arguments, "--frame-rate", 30)
+        assert answer.status == 2
+        assert "holds the traces; give another --output" in answer.err
+        assert {file: file.read_bytes() for file in folder.iterdir()} == before
+    assert asked == []
+    assert spikes("~/dff.npy", "--frame-rate", 30).status == 0
+    assert (folder / "dff_spikes.npy").is_file()
+
+
+@pytest.mark.parametrize(
+    ("output", "options"),
+    [("file/out.npy", ()), ("folder.npy", ()), ("new/out.npy", ("--discrete",))],
+)
+def test_the_destination_is_tried_before_anything_is_inferred(
+    spikes: Spikes, traces: Path, asked: list[Any], output: str, options: tuple[str, ...]
+) -> None:
+    (traces.parent / "file").write_text("", "utf-8")
+    (traces.parent / "folder.npy").mkdir()
+    (traces.parent / "new" / "out_times.csv").mkdir(parents=True)
+    answer = spikes(traces, "--frame-rate", 30, "--output", traces.parent / output, *options)
+    assert answer.status == 2
+    assert answer.err.endswith("; give another path\n")
+    assert answer.err.count("\n") == 1
+    assert asked == []
+    assert [path.name for path in (traces.parent / "new").iterdir()] == ["out_times.csv"]
 
 
 def test_tables_keep_their_names_and_kind(spikes: Spikes, tmp_path: Path, dff: Any) -> None:
@@ -227,6 +296,16 @@ def test_mistakes_are_one_sentence(
     assert answer.err.startswith("napari-calcium: ")
     assert said in answer.err
     assert answer.err.count("\n") == 1
+    assert [file.name for file in traces.parent.iterdir()] == ["dff.npy"]
+
+
+def test_a_seed_below_0_is_refused_before_anything_is_written(
+    spikes: Spikes, traces: Path, asked: list[Any]
+) -> None:
+    answer = spikes(traces, "--frame-rate", 30, "--discrete", "--seed", -1)
+    assert answer.status == 2
+    assert "--seed" in answer.err
+    assert asked == []
     assert [file.name for file in traces.parent.iterdir()] == ["dff.npy"]
 
 
@@ -343,6 +422,14 @@ def test_benchmark_writes_its_table(call: Call, truth: Path) -> None:
     first = (output / "table.csv").read_bytes()
     assert call(*command).status == 0
     assert (output / "table.csv").read_bytes() == first
+
+
+@pytest.mark.parametrize("command", ["train-spikes", "benchmark-spikes"])
+def test_a_seed_of_training_is_not_below_0(call: Call, truth: Path, command: str) -> None:
+    answer = call(command, truth.parent / "out", "--datasets", truth, "--seed", -1)
+    assert answer.status == 2
+    assert "--seed" in answer.err
+    assert not (truth.parent / "out").exists()
 
 
 @pytest.mark.parametrize(

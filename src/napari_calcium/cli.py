@@ -38,6 +38,7 @@ from napari_calcium.io.export import (
     export_shifts_csv,
     kind_of_change,
     kinds_of,
+    left_out,
 )
 from napari_calcium.io.recording import Recording, open_recording
 from napari_calcium.io.regions import read_regions
@@ -46,6 +47,7 @@ from napari_calcium.io.trace_files import (
     TraceFile,
     check_destination,
     read_traces,
+    try_destination,
     write_rates,
     write_spike_times,
 )
@@ -76,12 +78,13 @@ from napari_calcium.spikes.benchmark import Condition
 from napari_calcium.spikes.discrete import WARNING, discrete_spikes
 from napari_calcium.spikes.examples import SpikeTrainingParameters
 from napari_calcium.spikes.ground_truth import of_class, read_datasets
-from napari_calcium.spikes.guards import NO_RATE, Mark, mark_words, trace_marks, warnings_of
+from napari_calcium.spikes.guards import NO_RATE, Mark, mark_words, warnings_of
 from napari_calcium.spikes.inference import (
     SpikeInferenceParameters,
     SpikeModel,
     check_model,
     rate_kernel,
+    rate_marks,
     read_spike_model,
     spike_rate,
 )
@@ -243,6 +246,8 @@ def export(
         for name, path in _kinds(opened, kind, traces, spikes).items():
             n_cells = export_csv(opened, path, accepted_only=not include_rejected, kind=name)
             typer.echo(f"{path}: {name} of {n_cells} cells")
+    if kind in (None, "all") and (said := left_out(opened)):
+        typer.echo(f"warning: {said}", err=True)
     if opened.record("component_evaluation") is not None:
         typer.echo(f"{cells}: scores of {export_cells_csv(opened, cells)} cells")
     if moved:
@@ -491,7 +496,9 @@ def spikes(
         bool,
         typer.Option("--discrete", help="Also guess single spikes, OUTPUT_times.csv; discouraged."),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of --discrete; the same gives the same times.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of --discrete; the same gives the same times.")
+    ] = 0,
     axes: Annotated[
         Literal["cell,time", "time,cell"] | None,
         typer.Option(help="Rows and columns of the file; the longer is time if not given."),
@@ -514,13 +521,16 @@ def spikes(
     if not 0 < frame_rate < np.inf:
         raise InputError(f"--frame-rate is {frame_rate:g} Hz; give the frames recorded per second")
     check_model(parameters, frame_rate)
+    traces = traces.expanduser()
     suffix = traces.suffix.lower() if traces.suffix.lower() != ".tsv" else ".csv"
     destination = check_destination(output or traces.with_name(f"{traces.stem}_spikes{suffix}"))
-    if destination.exists() and traces.exists() and destination.samefile(traces):
-        raise InputError(f"{destination} holds the traces; give another --output")
+    times = destination.with_name(f"{destination.stem}_times.csv") if discrete else None
+    for path in (destination, times or destination):
+        if path.exists() and traces.exists() and path.samefile(traces):
+            raise InputError(f"{path} holds the traces; give another --output")
     found = read_traces(traces, variable=variable, axes=axes)
     typer.echo(found.understood)
-    _infer_from_file(found, frame_rate, parameters, destination, percent, discrete, seed)
+    _infer_from_file(found, frame_rate, parameters, destination, percent, times, seed)
 
 
 def _infer_from_file(
@@ -529,7 +539,7 @@ def _infer_from_file(
     parameters: SpikeInferenceParameters,
     destination: Path,
     percent: bool,
-    discrete: bool,
+    times: Path | None,
     seed: int,
 ) -> None:
     """Infer the rates of a file's traces, write them, and say what was found."""
@@ -538,11 +548,16 @@ def _infer_from_file(
     size = max(1, min(CELLS, 2**19 // n_frames))
     parts = [slice(start, start + size) for start in range(0, n_cells, size)]
     levels, marks = np.full(n_cells, np.nan, np.float32), np.zeros(n_cells, np.uint8)
+    baselines = np.full(n_cells, np.nan, np.float32)
     for part in parts:
         dff = _block(found, part, scale)
         levels[part] = noise_level(dff, frame_rate)
-        marks[part] = trace_marks(dff, frame_rate, model.noise_levels)
+        marks[part] = rate_marks(dff, frame_rate, model, parameters)
+        baselines[part] = _far_baseline(dff, marks[part])
+    _check_baseline(marks, baselines / scale)
     _check_fraction(marks, levels, percent)
+    for path in (destination, times or destination):
+        try_destination(path)
     rates = np.full((n_cells, n_frames), np.nan, np.float32)
     with _bars() as progress:
         for done, part in enumerate(parts, 1):
@@ -556,18 +571,39 @@ def _infer_from_file(
     for warning in warnings_of(marks, levels, model.noise_levels):
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(str(destination))
-    if discrete:
-        times = _spike_times(rates, frame_rate, model, parameters, seed)
-        path = destination.with_name(f"{destination.stem}_times.csv")
-        write_spike_times(path, found.names, times)
+    if times is not None:
+        guessed = _spike_times(rates, frame_rate, model, parameters, seed)
+        write_spike_times(times, found.names, guessed)
         typer.echo(f"warning: {WARNING}", err=True)
-        typer.echo(f"{path}: {sum(map(len, times))} spikes")
+        typer.echo(f"{times}: {sum(map(len, guessed))} spikes")
 
 
 def _block(found: TraceFile, part: slice, scale: float) -> NDArray[np.float32]:
     """Return some cells of a file, what is infinite taken for unknown."""
     dff = np.asarray(found.traces[part], np.float32) * np.float32(scale)
     return np.where(np.isfinite(dff), dff, np.float32(np.nan))
+
+
+def _far_baseline(dff: NDArray[np.float32], marks: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the first decile of traces that are not about 0, as dF/F is; NaN of all others.
+
+    It is above 0.5 and a tenth of their range (98 % of the values). Of the recordings of Rupprecht
+    et al. 2021 99 % are so if 1 is added to dF/F, 0.5 % as they are, 6 % in percent.
+    """
+    known = (marks & int(Mark.UNKNOWN)) == 0
+    traces = np.where(known[:, None], dff, np.float32(0))
+    low, base, high = np.nanquantile(traces, (0.01, 0.1, 0.99), axis=1)
+    return np.where(base > np.maximum(0.5, 0.1 * (high - low)), base, np.nan)
+
+
+def _check_baseline(marks: NDArray[np.uint8], baselines: NDArray[np.float32]) -> None:
+    """Refuse traces of which most are not about 0, as fluorescence is."""
+    far = baselines[np.isfinite(baselines)]
+    if 2 * len(far) > np.count_nonzero((marks & int(Mark.UNKNOWN)) == 0):
+        raise InputError(
+            f"the traces look like fluorescence, not dF/F (their baseline is {np.median(far):.3g}, "
+            "that of dF/F about 0); give (F - F0) / F0, with F0 the baseline of each cell"
+        )
 
 
 def _check_fraction(marks: NDArray[np.uint8], levels: NDArray[np.float32], percent: bool) -> None:
@@ -652,8 +688,8 @@ def train_spikes_command(
         typer.Option(help="A dataset for validation, or how its name begins; repeatable."),
     ] = None,
     members: Annotated[int, typer.Option(help="Networks of which the mean is taken.")] = 5,
-    frames: Annotated[float, typer.Option(help="Frames that each learns from, in millions.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    frames: Annotated[float, typer.Option(help="Frames that each learns from, in millions.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
 ) -> None:
     """Train networks for spike inference on recorded spikes; needs TensorFlow.
 
@@ -718,8 +754,8 @@ def benchmark_spikes_command(
         typer.Option(help="A dataset to judge on, or how its name begins; repeatable; or all."),
     ] = None,
     members: Annotated[int, typer.Option(help="Networks of which the mean is taken.")] = 1,
-    frames: Annotated[float, typer.Option(help="Frames that each learns from, in millions.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    frames: Annotated[float, typer.Option(help="Frames that each learns from, in millions.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
 ) -> None:
     """Compare methods of spike inference on recorded spikes that none of them learned from.
 
@@ -743,7 +779,7 @@ def benchmark_spikes_command(
             seed=seed,
             progress=progress,
         )
-    write_rows(rows, output / "table.csv")
+    write_rows(rows, output.expanduser() / "table.csv")
     Console(width=None if sys.stdout.isatty() else 120).print(_benchmark_table(rows))
     typer.echo(str(output / "table.csv"))
 

@@ -22,6 +22,7 @@ from napari_calcium.io.export import (
     export_shifts_csv,
     kind_of_change,
     kinds_of,
+    left_out,
 )
 from napari_calcium.io.session import Session
 
@@ -132,6 +133,28 @@ def test_a_session_from_before_there_were_rates(handmade: Session, tmp_path: Pat
     with pytest.raises(InputError, match=r"has no spike_inference; run spike_inference first$"):
         export_csv(handmade, tmp_path / "t.csv", kind="spike_rate")
     assert export_csv(handmade, tmp_path / "t.csv") == 2
+
+
+def test_rates_of_earlier_traces_do_not_stop_the_rest(
+    handmade: Session, tmp_path: Path, put: Any
+) -> None:
+    """They are none of the kinds there are, and it is said why."""
+    assert left_out(handmade) == ""
+    names = ("traces", "baseline", "floored")
+    put(handmade, "dff", {name: handmade.read(f"dff/{name}") for name in names}, window=9.0)
+    kinds = kinds_of(handmade)
+    assert kinds == ("dff", "raw", "denoised", "deconvolved", "f0")
+    assert [export_csv(handmade, tmp_path / f"{kind}.csv", kind=kind) for kind in kinds] == [2] * 5
+    assert left_out(handmade) == (
+        f"the rates of spikes are left out: spike_inference in {handmade.path} is of an earlier "
+        "dff; run it again"
+    )
+    shutil.rmtree(handmade.path / "spike_inference")
+    assert left_out(handmade) == ""
+
+
+def test_of_detrended_traces_nothing_is_left_out(detrended: Session) -> None:
+    assert left_out(detrended) == ""
 
 
 def test_nan_is_an_empty_cell(handmade: Session, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from napari_calcium.errors import InputError
 from napari_calcium.io.trace_files import (
     check_destination,
     read_traces,
+    try_destination,
     write_rates,
     write_spike_times,
 )
@@ -102,6 +103,45 @@ def test_table_with_cells_in_rows(
     if named:  # names say what rows are, also where the table is tall
         few = read_traces(write_text(tmp_path / "few.csv", "a,1,2\nb,3,4\nc,5,6\n"))
         assert few.traces.tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize("heading", ["roi", "Cell", "cell_id", "neuron id", "ID"])
+@pytest.mark.parametrize("columns", ["{}", "f{}"])
+def test_cells_named_by_numbers(
+    tmp_path: Path, dff: np.ndarray, heading: str, columns: str
+) -> None:
+    """The numbers of cells are no frame."""
+    lines = [",".join([heading, *(columns.format(i) for i in range(7))])]
+    lines += [f"{i},{line}" for i, line in zip((1, 2, 12), text_of(dff).splitlines(), strict=True)]
+    path = write_text(tmp_path / "dff.csv", "\n".join(lines))
+    found = read_traces(path)
+    np.testing.assert_array_equal(found.traces, dff)
+    assert found.names == ("1", "2", "12")
+    assert found.understood == (
+        f"dff.csv: 3 cells in rows, 7 frames in columns; the column {heading} is their names"
+    )
+    turned = read_traces(path, axes="time,cell")
+    np.testing.assert_array_equal(turned.traces, dff.T)
+    assert turned.names == tuple(columns.format(i) for i in range(7))
+
+
+def test_one_column_headed_cell_is_a_trace(tmp_path: Path) -> None:
+    found = read_traces(write_text(tmp_path / "one.csv", "cell\n0.5\n1\n2\n"))
+    assert found.traces.tolist() == [[0.5, 1, 2]]
+    assert found.names == ("cell",)
+
+
+@pytest.mark.parametrize("time", ["timestamp", "Timestamps", "time_stamp (s)", "time"])
+def test_times_are_no_cell(tmp_path: Path, dff: np.ndarray, time: str) -> None:
+    """Not behind the index that pandas puts in front, either."""
+    times = [f"{i / 30:.4f},{line}" for i, line in enumerate(text_of(dff.T).splitlines())]
+    header = ",".join([time, *NAMES])
+    indexed = [f"{i},{line}" for i, line in enumerate(times)]
+    for lines in ([header, *times], [f",{header}", *indexed]):
+        found = read_traces(write_text(tmp_path / "dff.csv", "\n".join(lines)))
+        np.testing.assert_array_equal(found.traces, dff)
+        assert found.names == NAMES
+        assert f"the column {time} is left out" in found.understood
 
 
 def test_table_without_any_name_by_shape(tmp_path: Path, dff: np.ndarray) -> None:
@@ -200,7 +240,37 @@ def test_mat(tmp_path: Path, dff: np.ndarray, save) -> None:
         read_traces(path)
 
 
+@pytest.mark.parametrize("save", [save_v5, save_v73])
+def test_fluorescence_of_suite2p_is_not_taken_for_dff(
+    tmp_path: Path, dff: np.ndarray, save
+) -> None:
+    save(tmp_path / "Fall.mat", F=dff, Fneu=dff, spks=dff)
+    with pytest.raises(InputError, match=r"name one of: F, Fneu, spks$"):
+        read_traces(tmp_path / "Fall.mat")
+    np.testing.assert_array_equal(read_traces(tmp_path / "Fall.mat", variable="F").traces, dff)
+
+
 # ------------------------------------------------------------------------------- misuse
+
+
+def test_damaged_files_are_one_sentence(tmp_path: Path, dff: np.ndarray) -> None:
+    """Each of these raises another kind of error."""
+    (tmp_path / "empty.mat").write_bytes(b"")
+    scipy.io.savemat(tmp_path / "whole.mat", {"dff": dff}, do_compression=True)
+    whole = (tmp_path / "whole.mat").read_bytes()
+    (tmp_path / "zlib.mat").write_bytes(whole[:140] + bytes(9) + whole[149:])
+    scipy.io.savemat(tmp_path / "whole.mat", {"dff": dff}, format="4")
+    (tmp_path / "short.mat").write_bytes((tmp_path / "whole.mat").read_bytes()[:-9])
+    np.savez(tmp_path / "archive.npz", dff=dff)
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
+    np.save(tmp_path / "header.npy", dff)
+    header = (tmp_path / "header.npy").read_bytes().replace(b"'}", b"'(").replace(b"), }", b"(, }")
+    (tmp_path / "header.npy").write_bytes(header)
+    write_text(tmp_path / "wide.csv", "a,b\n1," + "2" * 131_073 + "\n")
+    for name in ("empty.mat", "zlib.mat", "short.mat", "archive.npy", "header.npy", "wide.csv"):
+        with pytest.raises(InputError, match=r"cannot be read .* give a whole file") as error:
+            read_traces(tmp_path / name)
+        assert "\n" not in str(error.value)
 
 
 def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
@@ -271,6 +341,42 @@ def test_spike_times_are_a_table(tmp_path: Path) -> None:
         "a,1.000000",
         "ü,1.000000",
     ]
+
+
+@pytest.mark.parametrize("suffix", [".NPY", ".Csv", ".MAT", ".NPZ"])
+def test_the_suffix_may_be_written_large(tmp_path: Path, dff: np.ndarray, suffix: str) -> None:
+    small, large = tmp_path / f"small{suffix.lower()}", tmp_path / f"LARGE{suffix}"
+    for path in (small, large):
+        write_rates(path, dff, NAMES, 30.0)
+    assert {file.name for file in tmp_path.iterdir()} == {small.name, large.name}
+    if suffix == ".NPZ":
+        with np.load(large) as stored:
+            np.testing.assert_array_equal(stored["rate"], dff)
+        return
+    axes = "time,cell" if suffix == ".Csv" else "cell,time"
+    variable = "rate" if suffix == ".MAT" else None
+    first, second = (read_traces(path, axes=axes, variable=variable) for path in (small, large))
+    np.testing.assert_array_equal(first.traces, second.traces)
+
+
+def test_trying_a_destination_changes_no_file(tmp_path: Path) -> None:
+    there = write_text(tmp_path / "there.npy", "old")
+    for path in (there, tmp_path / "new folder" / "rates.npy"):
+        try_destination(path)
+    assert there.read_text("utf-8") == "old"
+    assert {path.name for path in tmp_path.rglob("*")} == {"there.npy", "new folder"}
+    for path in (tmp_path, there / "rates.npy", there / "deep" / "rates.npy"):
+        with pytest.raises(InputError, match=r"cannot be written \(.+\); give another path$"):
+            try_destination(path)
+
+
+def test_a_failed_writing_leaves_nothing(tmp_path: Path) -> None:
+    """Nor does it harm what was there."""
+    path = write_text(tmp_path / "times.csv", "old")
+    with pytest.raises(ValueError, match="shorter"):  # after the first cell was written
+        write_spike_times(path, NAMES, [np.ones(3)])
+    assert [file.name for file in tmp_path.iterdir()] == ["times.csv"]
+    assert path.read_text("utf-8") == "old"
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path, dff: np.ndarray) -> None:

@@ -63,6 +63,17 @@ def test_a_wide_range_leaves_the_cells_their_room(histogram: NoiseHistogram) -> 
     assert histogram.plot.viewRange()[0][1] == pytest.approx(4.2)
 
 
+def test_a_few_cells_beyond_the_range_are_seen_beyond_it(histogram: NoiseHistogram) -> None:
+    """Though the axis ends before the noisiest: the last bar is of all that lies beyond."""
+    levels = np.append(np.full(999, 1.0), 20.0).astype(np.float32)
+    for high in (3.5, 12.0):
+        histogram.show_levels(levels, (0.3, high))
+        beyond = histogram.bars[0].opts
+        assert np.asarray(beyond["height"]).tolist() == [1]
+        assert min(beyond["x0"]) >= high
+        assert histogram.plot.viewRange()[0][1] < 1.2 * high
+
+
 def test_without_any_level_it_is_hidden(histogram: NoiseHistogram) -> None:
     for levels in (np.zeros(0), np.full(5, np.nan)):
         histogram.show_levels(levels.astype(np.float32), (1.0, 8.0))

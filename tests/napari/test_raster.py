@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -226,6 +228,95 @@ def test_rates_that_a_run_made_anew_are_read(
     settled(qtbot, dock)
     assert dock.image.brightest == pytest.approx(3 * image.brightest, rel=0.05)  # two digits
     assert dock.scale.levels()[1] == dock.image.brightest
+
+
+def test_all_of_the_time_is_shown_when_the_first_cell_is_accepted(
+    qtbot: Any, make_napari_viewer_proxy: Any, rated: Session, shown: Make
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    viewer.open(str(rated.path), plugin=PLUGIN)
+    decisions = decisions_of(viewer, str(rated.path))
+    all_ids = decisions.cell_id.tolist()
+    decisions.choose(all_ids, False)
+    dock = shown(viewer)
+    assert dock.title == NONE_ACCEPTED
+    decisions.choose(all_ids[1:3], True)
+    assert ids(dock) == all_ids[1:3]
+    assert dock.plot.viewRange()[0] == pytest.approx([-0.2, 20.2], abs=0.1)
+    dock.plot.setXRange(5, 8, padding=0)
+    decisions.choose(all_ids[:1], True)  # what is looked at stays
+    assert dock.plot.viewRange()[0] == pytest.approx([5, 8])
+    qtbot.waitUntil(lambda: not decisions._choosing)
+
+
+def test_of_cells_without_a_rate_nothing_is_pooled(
+    qtbot: Any,
+    make_napari_viewer_proxy: Any,
+    tmp_path: Path,
+    many_cells: Any,
+    write_rates: Any,
+    shown: Make,
+) -> None:
+    """Though many of them would share a pixel, as they did while there were rates."""
+    path = many_cells(tmp_path / "many.zarr", 300, 5000)
+    viewer = make_napari_viewer_proxy()
+    viewer.open(str(path), plugin=PLUGIN)
+    dock = shown(viewer)
+    assert "each pixel the highest" in dock.title
+    rate = np.full((300, 5000), np.nan)
+    write_rates(path, rate, rate[:, 0], np.ones(300), smoothing=0.3)
+    dock._runner.ended.emit({"state": "done", "stages": []})
+    settled(qtbot, dock)
+    assert dock.image is not None
+    assert dock.title == NONE_KNOWN
+
+
+def test_time_is_that_of_a_recording_imported_anew_at_another_frame_rate(
+    qtbot: Any, viewer: Any, dock: RasterWidget, rated: Session
+) -> None:
+    movie = rated.path / "movie" / "zarr.json"
+    about = json.loads(movie.read_text())
+    about["attributes"]["parameters"]["frame_rate"] = 20.0
+    movie.write_text(json.dumps(about))
+    assert rated.frame_rate == 20
+    dock._runner.ended.emit({"state": "done", "stages": []})
+    settled(qtbot, dock)
+    assert dock.plot.viewRange()[0] == pytest.approx([-0.1, 10.1], abs=0.05)
+    viewer.dims.set_current_step(0, 120)
+    assert dock.cursor.value() == 6.0
+
+
+def test_rates_that_cannot_be_read_are_said(
+    qtbot: Any, viewer: Any, shown: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when they are replaced, or the session is removed, while they are read."""
+
+    def fails(path: str) -> Any:
+        raise FileNotFoundError("rate")
+
+    monkeypatch.setattr(raster, "read_rate_image", fails)
+    dock = shown(viewer)
+    assert dock.title == "The rates cannot be read (FileNotFoundError: rate)"
+    monkeypatch.undo()
+    dock._runner.ended.emit({"state": "done", "stages": []})
+    settled(qtbot, dock)
+    assert dock.image is not None
+
+
+def test_a_session_that_was_removed_while_it_was_read(
+    qtbot: Any, viewer: Any, rated: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def then_gone(path: str) -> Any:
+        image = read_rate_image(path)
+        shutil.rmtree(path)
+        return image
+
+    monkeypatch.setattr(raster, "read_rate_image", then_gone)
+    dock = RasterWidget(viewer)
+    qtbot.addWidget(dock)
+    settled(qtbot, dock)
+    dock._runner.ended.emit({"state": "done", "stages": []})
+    assert dock.title == NO_RATES
 
 
 # ---------------------------------------------------------------------------- time and cells

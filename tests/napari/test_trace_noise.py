@@ -58,6 +58,42 @@ def test_after_a_run_it_is_what_was_stored(rated: Session, write_rates: Any) -> 
     np.testing.assert_array_equal(found, expected | np.where(levels < 2, Mark.TOO_QUIET, 0))
 
 
+@pytest.mark.parametrize("mark", [Mark.FRAME_RATE, Mark.UNKNOWN])
+def test_that_an_earlier_model_was_not_for_the_traces_says_nothing_of_another(
+    mark: Mark, rated: Session, write_rates: Any
+) -> None:
+    """Its frame rates or its margin were others; other marks are not stored then."""
+    rate, traces = rated.spike_rate(), rated.read("dff/traces")
+    level = noise_level(traces, 10.0)
+    write_rates(rated.path, rate * np.nan, level, np.full(len(rate), mark))
+    noise = read_noise(str(rated.path))
+    np.testing.assert_allclose(noise.noise_level, level, rtol=1e-6)  # float32
+    levels = (0.5, 0.7)
+    np.testing.assert_array_equal(noise.marks_for(levels), trace_marks(traces, 10.0, levels))
+    assert "frame rate" not in noise.said(levels)
+
+
+def test_noise_is_of_the_frame_rate_that_the_recording_has_now(rated: Session) -> None:
+    movie = rated.path / "movie" / "zarr.json"
+    about = json.loads(movie.read_text("utf-8"))
+    about["attributes"]["parameters"]["frame_rate"] = 40.0
+    about["attributes"]["digest"] = "another"
+    movie.write_text(json.dumps(about), "utf-8")
+    noise = read_noise(str(rated.path))
+    expected = noise_level(rated.read("dff/traces"), 40.0)
+    np.testing.assert_allclose(noise.noise_level, expected, rtol=1e-6)  # float32
+
+
+def test_infinite_frames_are_unknown(changed: Any, finished: Path) -> None:
+    traces = Session(finished).read("dff/traces")
+    traces[0, 50:52], traces[1, 60] = np.inf, -np.inf
+    path = changed(traces)
+    noise = read_noise(path)
+    known = np.where(np.isfinite(traces), traces, np.nan)
+    np.testing.assert_allclose(noise.noise_level, noise_level(known, 10.0), rtol=1e-6)  # float32
+    np.testing.assert_array_equal(noise.marks_for((1, 8)), trace_marks(traces, 10.0, (1, 8)))
+
+
 @pytest.mark.parametrize(("low", "high"), [(0.5, 20.0), (1.0, 8.0), (3.0, 4.0)])
 def test_marks_for_a_model_are_those_that_inference_gives(
     low: float, high: float, changed: Any, finished: Path

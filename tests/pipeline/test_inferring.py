@@ -252,6 +252,19 @@ class TestKinds:
         assert "2 too noisy, 1 dF/F in percent" in found[""]["summary"]
         assert len(found[""]["warnings"]) >= 3
 
+    @pytest.mark.parametrize("edges", ["unknown", "padded"])
+    def test_whatever_has_no_rate_is_marked(self, edges: str, session_path: Path) -> None:
+        """Dead cells, and those with gaps so close that every frame is near one."""
+        dff = transients(5, 300)
+        dff[0], dff[1] = 0, 0.2
+        dff[2:4, ::30] = np.nan
+        found = inferred(with_dff(session_path, dff), edges=edges)
+        marked = [True, True, edges == "unknown", edges == "unknown", False]
+        assert (found["marks"] == Mark.UNKNOWN).tolist() == marked
+        assert np.isnan(found["rate"]).all(axis=1).tolist() == marked
+        assert f"{sum(marked)} too short or constant" in found[""]["summary"]
+        assert any(warning.startswith(f"{sum(marked)} of 5") for warning in found[""]["warnings"])
+
 
 class TestModelFile:
     """A model from elsewhere."""

@@ -235,8 +235,45 @@ def test_what_is_done_is_not_done_again(
     benchmark_spikes(tmp_path, datasets, smoother, methods=["deconvolution"], held_out=["DS01"])
     assert judged[3:] == ["DS01-one"]
     kept = [json.loads(file.read_text("utf-8")) for file in tmp_path.rglob("*.json")]
-    assert len(kept) == 3
+    assert len(kept) == 4
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("method", ["conditioned", "published"])
+def test_scores_are_of_the_networks_that_are_there(
+    datasets: Sequence[Dataset],
+    trainer: Trainer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    """Where these are others, or are made otherwise now, they are judged again."""
+
+    def run() -> int:
+        before = len(trainer.calls)
+        benchmark_spikes(tmp_path, datasets, [CONDITION], methods=[method], held_out=["DS01"])
+        return len(trainer.calls) - before
+
+    assert (run(), run()) == (1, 0)
+    folder = trainer.calls[0][0]
+    folder.mkdir(parents=True)
+    (folder / "member_0.keras").write_bytes(b"another")
+    assert (run(), run()) == (1, 0)
+    numbers = module.design_numbers
+    monkeypatch.setattr(
+        module, "design_numbers", lambda design: {**numbers(design), "N_FEATURES": 17}
+    )
+    assert (run(), run()) == (1, 0)
+
+
+def test_layout_of_the_folder(
+    datasets: Sequence[Dataset], trainer: Trainer, tmp_path: Path
+) -> None:
+    condition = Condition(frame_rate=15.0, noise=2.0)
+    methods = ["conditioned", "published"]
+    benchmark_spikes(tmp_path, datasets, [condition], methods=methods, held_out=["DS01"])
+    folders = [str(folder.relative_to(tmp_path)) for folder, _, _ in trainer.calls]
+    assert folders == ["conditioned/DS01-one", "published-15Hz-2-gaussian-100ms/DS01-one"]
 
 
 # ------------------------------------------------------------------------------- mistakes
@@ -250,6 +287,9 @@ def test_mistakes(datasets: Sequence[Dataset], trainer: Trainer, tmp_path: Path)
     quiet = replace(CONDITION, noise=13.0)
     with pytest.raises(InputError, match=r"15 Hz and noise level 13 is none of the network's"):
         benchmark_spikes(tmp_path, datasets, [quiet], methods=["conditioned"])
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"file cannot be made \(.*; name another folder"):
+        benchmark_spikes(tmp_path / "file", datasets, [CONDITION])
     assert not trainer.calls
 
 
@@ -286,6 +326,7 @@ def test_summary() -> None:
         "frame_rate": 15.0,
         "noise": 2.0,
         "kernel": "gaussian",
+        "smoothing": 0.1,
         "n_datasets": 3,
         "correlation": 0.7,
         "best_correlation": pytest.approx(0.8),
@@ -297,6 +338,24 @@ def test_summary() -> None:
     assert (third["method"], third["n_datasets"]) == ("deconvolution", 0)
     assert np.isnan([third["correlation"], third["absolute_bias"]]).all()
     assert summarise([]) == []
+
+
+def test_what_is_unknown_of_one_dataset_hides_nothing_of_the_others() -> None:
+    nan = float("nan")
+    unknown = replace(row("published", "c", 2.0, 0.9, 0.3), error=nan, bias=nan)
+    rows = [row("published", "a", 2.0, 0.5, -0.4), row("published", "b", 2.0, 0.7, 0.2), unknown]
+    (found,) = summarise(rows)
+    assert (found["n_datasets"], found["correlation"]) == (3, 0.7)
+    assert found["error"] == found["absolute_bias"] == pytest.approx(0.3)
+    assert found["bias"] == pytest.approx(-0.1)
+    assert np.isnan(summarise([unknown])[0]["bias"])
+
+
+def test_smoothings_are_summarised_apart() -> None:
+    rows = [row("published", "a", 2.0, 0.5, 0.1), row("published", "a", 2.0, 0.9, 0.1)]
+    rows[1] = replace(rows[1], smoothing=0.2)
+    found = [(one["smoothing"], one["n_datasets"], one["correlation"]) for one in summarise(rows)]
+    assert found == [(0.1, 1, 0.5), (0.2, 1, 0.9)]
 
 
 def test_the_table_on_disk(tmp_path: Path) -> None:

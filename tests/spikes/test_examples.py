@@ -178,7 +178,7 @@ def test_what_cannot_be_used_is_said(simulated: Simulate, n: int) -> None:
     with pytest.raises(InputError, match=r"none of the 1 datasets .* 30 Hz and noise levels of 2;"):
         draw(noisy, PUBLISHED, n)
     slow = simulated(0, 7.5)
-    with pytest.raises(InputError, match=r"rates of 30 Hz and noise levels of 0\.3 to 12;"):
+    with pytest.raises(InputError, match=r"rates of 30 Hz and noise levels of 0\.2 to 12;"):
         draw(slow, SpikeTrainingParameters(frame_rate=30.0), n)
     with pytest.raises(InputError, match="frame rates of 2 to 60 Hz"):
         draw(simulated(0, seconds=0.4), SpikeTrainingParameters(), n)
@@ -198,6 +198,26 @@ def test_recordings_with_unknown_frames_are_left_out(simulated: Simulate) -> Non
 def test_the_published_design_is_for_one_rate_and_level(values: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="serves one frame rate and one noise level; give"):
         SpikeTrainingParameters(design="published", **values)
+
+
+def test_the_conditioned_design_is_not_trained_causal() -> None:
+    with pytest.raises(InputError, match=r"causal is True and the conditioned design .*; leave"):
+        SpikeTrainingParameters(causal=True)
+    assert replace(PUBLISHED, causal=True).causal
+
+
+@pytest.mark.parametrize(
+    ("frame_rate", "smoothing", "used"),
+    [(30.0, 0.05, 0.05), (7.5, 0.05, 0.2), (7.5, 0.3, 0.3), (60.0, 0.05, 0.05)],
+)
+def test_smoothing_is_of_one_and_a_half_frames_at_least(
+    frame_rate: float, smoothing: float, used: float
+) -> None:
+    chosen = replace(PUBLISHED, frame_rate=frame_rate, smoothing=smoothing)
+    assert chosen.smoothing_used == pytest.approx(used)
+    assert chosen.smoothing_used * frame_rate == pytest.approx(chosen.smoothing_frames)
+    assert chosen.to_mapping()["smoothing"] == smoothing
+    assert SpikeTrainingParameters(smoothing=smoothing).smoothing_used == smoothing
 
 
 def test_what_networks_are_for() -> None:

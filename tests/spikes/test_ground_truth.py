@@ -253,6 +253,100 @@ def test_mat_of_matlab(tmp_path: Path, column: bool, n_trials: int) -> None:
     assert one.neurons == ("CAttached_a",)
 
 
+def save_mat(
+    path: Path, times: Any, dff: Any = None, spikes: Any = (), compressed: bool = False
+) -> Path:
+    """One neuron with one trial; dF/F counts the frames."""
+    cells = np.empty((1, 1), object)
+    cells[0, 0] = {
+        "fluo_time": np.asarray(times, np.float64),
+        "fluo_mean": np.arange(len(times)) if dff is None else dff,
+        "events_AP": 1e4 * np.asarray(spikes, np.float64),
+    }
+    scipy.io.savemat(path, {"CAttached": cells}, do_compression=compressed)
+    return path
+
+
+@pytest.mark.parametrize("n_missing", [1, 20, 600])
+@pytest.mark.parametrize("timeless", [True, False])
+def test_a_gap_ends_a_recording(tmp_path: Path, n_missing: int, timeless: bool) -> None:
+    """Frames without a time, or none at all; each spike is in the frame at its time."""
+    n_frames, first = 1200, 300
+    times = 2.0 + np.arange(n_frames) / 30
+    dff = np.arange(n_frames, dtype=np.float64)
+    spikes = times[[100, 299, first + n_missing, 1000]]
+    gap = slice(first, first + n_missing)
+    if timeless:
+        times[gap] = np.nan
+    else:
+        times, dff = np.delete(times, gap), np.delete(dff, gap)
+    dataset = read_dataset(save_mat(tmp_path / "a.mat", times, dff, spikes))
+    before, after = dataset.recordings
+    assert dataset.neurons == ("a",)
+    np.testing.assert_allclose([before.frame_rate, after.frame_rate], 30)
+    np.testing.assert_allclose([before.start, after.start], [2, 2 + (first + n_missing) / 30])
+    np.testing.assert_array_equal(before.dff, np.arange(first))
+    np.testing.assert_array_equal(after.dff, np.arange(first + n_missing, n_frames))
+    assert np.flatnonzero(spikes_per_frame(before)).tolist() == [100, 299]
+    assert np.flatnonzero(spikes_per_frame(after)).tolist() == [0, 1000 - first - n_missing]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_frames_that_come_a_little_early_or_late_are_no_gap(tmp_path: Path, seed: int) -> None:
+    """By a fifth of a frame: steps of at most 1.4 frames. The rate to as much over its length."""
+    times = (np.arange(300) + np.random.default_rng(seed).uniform(-0.2, 0.2, 300)) / 20
+    (one,) = read_dataset(save_mat(tmp_path / "a.mat", times)).recordings
+    np.testing.assert_allclose(one.frame_rate, 20, rtol=0.4 / 299)
+    assert len(one.dff) == 300
+
+
+def test_single_frames_between_gaps_are_left_out(tmp_path: Path) -> None:
+    times = np.concatenate(([0.0], 5 + np.arange(50) / 20, [20.0]))
+    (one,) = read_dataset(save_mat(tmp_path / "a.mat", times)).recordings
+    assert (one.start, len(one.dff)) == (5, 50)
+
+
+@pytest.mark.parametrize(
+    "times", [np.zeros(50), np.arange(50)[::-1] / 20, np.r_[np.arange(25), np.arange(25)] / 20]
+)
+def test_times_that_do_not_increase_are_refused(tmp_path: Path, times: Any) -> None:
+    with pytest.raises(InputError, match=r"a\.mat: fluo_time does not increase from"):
+        read_dataset(save_mat(tmp_path / "a.mat", times))
+
+
+def test_neurons_of_mat_files_are_all_kept(tmp_path: Path) -> None:
+    """Which of them share a trace is known of whole .npz files, by their order."""
+    folder = tmp_path / "DS01-OGB1-m-V1"
+    folder.mkdir()
+    for i in range(7):
+        save_mat(folder / f"n{i}.mat", np.arange(50) / 20)
+    assert read_dataset(folder).neurons == tuple(f"n{i}" for i in range(7))
+
+
+def test_the_digest_is_of_all_that_is_recorded() -> None:
+    one = Recording("a", np.arange(9, dtype=np.float32), 30.0, 1.0, np.array([1.1, 1.2]))
+    both = Dataset("A", (one, replace(one, neuron="b")))
+    halves = tuple(
+        replace(one, dff=dff, spike_times=spikes)
+        for dff, spikes in ((one.dff[:4], one.spike_times), (one.dff[4:], one.spike_times[:0]))
+    )
+    others = [
+        (one,),
+        (one, one),
+        (one, replace(one, neuron="b", start=4.0)),
+        (one, replace(one, neuron="b", frame_rate=30.5)),
+        (one, replace(one, neuron="b", dff=one.dff + 1)),
+        (one, replace(one, neuron="b", spike_times=one.spike_times + 0.1)),
+        halves,
+        tuple(replace(half, spike_times=one.spike_times[:1]) for half in halves),
+    ]
+    digests = {replace(both, recordings=recordings).digest for recordings in others}
+    assert len(digests | {both.digest}) == len(others) + 1
+    assert replace(both, recordings=tuple(replace(each) for each in both.recordings)).digest == (
+        both.digest
+    )
+
+
 def test_no_spikes_and_one_spike_in_a_mat(tmp_path: Path) -> None:
     for name, spikes in (("none", np.zeros((0, 0))), ("one", np.array([[5000.0]]))):
         trial = {**attached(30, 0.0, False), "events_AP": spikes}
@@ -283,7 +377,14 @@ def test_what_is_no_ground_truth_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", dff=np.zeros(9))
     scipy.io.savemat(tmp_path / "other.mat", {"dff": np.zeros(9)})
     (tmp_path / "damaged.mat").write_bytes(b"nothing" * 99)
-    for name in ("text.npz", "other.npz", "other.mat", "damaged.mat"):
+    for name in ("empty.npz", "empty.mat"):
+        (tmp_path / name).write_bytes(b"")
+    whole = save_npz(tmp_path / "a.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    packed = save_mat(tmp_path / "b.mat", np.arange(500) / 20, compressed=True).read_bytes()
+    (tmp_path / "packed.mat").write_bytes(packed[:200] + bytes(50) + packed[250:])
+    refused = "text.npz other.npz other.mat damaged.mat empty.npz empty.mat cut.npz packed.mat"
+    for name in refused.split():
         with pytest.raises(InputError, match=r"holds no ground truth \("):
             read_dataset(tmp_path / name)
     (tmp_path / "empty").mkdir()

@@ -62,7 +62,6 @@ def test_noise_and_calcium_are_not_marked(seed: int, sd: float) -> None:
         lambda dff: uniform_filter1d(dff, 3),
         lambda dff: uniform_filter1d(dff, 5),
         lambda dff: savgol_filter(dff, 5, 2),
-        lambda dff: np.repeat(dff, 2, axis=1),
         lambda dff: np.stack([np.interp(np.arange(0, 2999, 0.5), np.arange(3000), r) for r in dff]),
         lambda dff: np.stack([np.interp(np.arange(0, 2999, 0.3), np.arange(3000), r) for r in dff]),
         lambda dff: np.float32(gaussian_filter1d(dff, 1.0)) + np.float32(5),
@@ -84,7 +83,6 @@ def test_denoised_is_marked(seed: int) -> None:
     clean = calcium(seed, sd=0.0)
     assert marks_of(clean) == [Mark.SMOOTHED] * 6
     assert marks_of(np.float32(clean) + np.float32(1)) == [Mark.SMOOTHED] * 6
-    assert marks_of(np.zeros((1, 100)), (1, 8)) == [Mark.SMOOTHED | Mark.TOO_QUIET]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -112,6 +110,29 @@ def test_short_and_broken_traces_are_unknown_and_nothing_else() -> None:
     assert marks_of(np.zeros((1, 5))) == [Mark.UNKNOWN]
     assert trace_marks(np.zeros((0, 500)), RATE, ANY).shape == (0,)
     assert marks_of(np.zeros((2, 0))) == [Mark.UNKNOWN] * 2
+
+
+def test_traces_without_noise_are_unknown() -> None:
+    """Dead cells, and those of which most frames are the one before: there is no unit for them."""
+    assert marks_of(np.zeros((1, 100)), (1, 8)) == [Mark.UNKNOWN]
+    assert marks_of(np.full((2, 300), -0.7)) == [Mark.UNKNOWN] * 2
+    assert marks_of(np.repeat(calcium(0), 3, axis=1)) == [Mark.UNKNOWN] * 6
+    once = np.zeros((1, 300))
+    once[0, 40:60] = 1 / np.arange(1, 21)
+    assert marks_of(once) == [Mark.UNKNOWN]
+
+
+@pytest.mark.parametrize("margin", [0, 16, 32])
+def test_no_stretch_longer_than_two_margins_is_unknown(margin: int) -> None:
+    """One stretch of 64 frames, one of 65, none; two gaps beside each other are no stretch."""
+    dff = np.tile(calcium(0)[:1, :300], (4, 1))
+    dff[0, 64:101] = dff[0, 165:200] = dff[0, 240:] = np.nan
+    dff[1, 65:] = np.inf
+    dff[2, ::30] = np.nan
+    dff[2, 1::30] = np.nan
+    found = trace_marks(dff, RATE, ANY, margin) == Mark.UNKNOWN
+    longest = np.array([64, 65, 28, 300])
+    np.testing.assert_array_equal(found, longest <= 2 * margin)
 
 
 @pytest.mark.parametrize("hole", [np.nan, np.inf])
@@ -189,6 +210,15 @@ def test_a_sentence_for_each_mark(mark: Mark) -> None:
     assert mark_sentence(0) == ""
 
 
+def test_nothing_is_said_of_the_rate_of_quiet_cells_that_does_not_hold() -> None:
+    """Nothing sets their noise level to the lowest of training."""
+    said = mark_sentence(Mark.TOO_QUIET, 0.01, RATE, (0.2, 12))
+    for sentence in (said, *warnings_of([Mark.TOO_QUIET], [0.01], (0.2, 12))):
+        assert "0.2" in sentence
+        assert "lowest" not in sentence
+        assert "has not been tested" in sentence
+
+
 def test_warnings_count_the_cells() -> None:
     marks = np.array([0, 2, 2, 16, 8, 2], np.uint8)
     levels = np.array([1, 10, 12, 0.1, 300, 14], np.float32)
@@ -200,5 +230,8 @@ def test_warnings_count_the_cells() -> None:
     assert warnings_of(np.zeros(4), np.ones(4)) == []
     assert warnings_of([], []) == []
     unknown = warnings_of([1, 1], [np.nan, np.nan])
-    assert unknown == ["All 2 cells are known in fewer than 64 frames: no spikes are inferred."]
+    assert unknown == [
+        "All 2 cells are constant, or known in fewer than 64 frames or too few in a row: "
+        "no spikes are inferred."
+    ]
     assert warnings_of([32], [np.nan])[0].startswith("The cell is detrended")

@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
+from napari_calcium.spikes import inference as module
 from napari_calcium.spikes.features import channels, trace_features
 from napari_calcium.spikes.forward import Conditioned
 from napari_calcium.spikes.ground_truth import (
@@ -31,6 +32,7 @@ from napari_calcium.spikes.guards import Mark, trace_marks
 from napari_calcium.spikes.inference import (
     CARD,
     LEAST_SMOOTHING,
+    MOST_CAUSAL,
     SHIPPED,
     SpikeInferenceParameters,
     SpikeModel,
@@ -38,6 +40,7 @@ from napari_calcium.spikes.inference import (
     infer_spikes,
     model_digest,
     rate_kernel,
+    rate_marks,
     read_spike_model,
     spike_rate,
 )
@@ -145,6 +148,23 @@ def test_infinite_frames_are_unknown_ones(model: SpikeModel, dff: NDArray[np.flo
     )
 
 
+def test_statistics_are_taken_once_for_a_cell(
+    model: SpikeModel, dff: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many runs of known frames it has."""
+    taken = []
+
+    def counted(trace: NDArray[np.float64], frame_rate: float) -> Any:
+        taken.append(len(trace))
+        return trace_features(trace, frame_rate)
+
+    monkeypatch.setattr(module, "trace_features", counted)
+    dff = dff[:2].copy()
+    dff[:, ::50] = np.nan
+    assert np.isfinite(spike_rate(dff, RATE, model, PADDED)).sum() == 2 * (400 - 8)
+    assert taken == [400, 400]
+
+
 # ------------------------------------------------------------------------------- known spikes
 
 
@@ -219,6 +239,49 @@ def test_the_kernel_is_as_asked(model: SpikeModel) -> None:
         np.testing.assert_array_equal(taps, gaussian_kernel(model.smoothing(rate), rate))
     causal = replace(CHOSEN, kernel="causal", smoothing=0.2)
     np.testing.assert_array_equal(rate_kernel(model, causal, RATE), causal_kernel(0.2, RATE))
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "frame_rate", "delay"),
+    [(0.05, 30.0, 0.066), (0.05, 60.0, 0.083), (0.2, 7.5, 0.26), (0.2, 30.0, 0.366), (1, 30, 1.65)],
+)
+def test_the_delay_of_the_causal_kernel(
+    model: SpikeModel, smoothing: float, frame_rate: float, delay: float
+) -> None:
+    """As is said: twice the smoothing less a frame, to 3 %; of 1 s the tail is cut off."""
+    taps = rate_kernel(model, replace(CHOSEN, kernel="causal", smoothing=smoothing), frame_rate)
+    lags = (np.arange(len(taps)) - len(taps) // 2) / frame_rate
+    np.testing.assert_allclose(taps @ lags, delay, atol=0.005)
+    assert lags[taps.argmax()] <= 1 / 3
+    if smoothing < 1:
+        np.testing.assert_allclose(taps @ lags, 2 * smoothing - 1 / frame_rate, rtol=0.03)
+
+
+def test_causal_smoothing_is_bounded() -> None:
+    """Not by less than what the lowest frame rate asks for."""
+    for value in (LEAST_SMOOTHING / 2, MOST_CAUSAL):
+        assert SpikeInferenceParameters(kernel="causal", smoothing=value).smoothing == value
+    assert SpikeInferenceParameters(smoothing=5.0).smoothing == 5
+    with pytest.raises(InputError, match=r"smoothing is 1.2 s.* to at most 1 s, or kernel"):
+        SpikeInferenceParameters(kernel="causal", smoothing=1.2)
+
+
+@pytest.mark.parametrize("smoothing", [0.05, 0.4])
+def test_before_a_padded_trace_is_rest(
+    model: SpikeModel, dff: NDArray[np.float32], smoothing: float
+) -> None:
+    """A spike in the first frame counts once; to single precision."""
+    dff = dff.copy()
+    dff[0, :40] += np.exp(-np.arange(40) / 20)
+    dff[1, 200] = np.nan
+    raw = spike_rate(dff, RATE, model, replace(PADDED, smoothing=1e-9))
+    assert raw[0, :2].sum() > 0.3 * RATE
+    chosen = replace(PADDED, kernel="causal", smoothing=smoothing)
+    rate, taps = spike_rate(dff, RATE, model, chosen), causal_kernel(smoothing, RATE)
+    for run in (slice(0, 200), slice(201, 400)):
+        expected = smooth(raw[:2, run], taps)
+        np.testing.assert_allclose(rate[1, run], expected[1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(rate[0], smooth(raw[0], taps), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("frame_rate", [15.0, 30.0])
@@ -442,6 +505,41 @@ def test_marked_traces(model: SpikeModel, dff: NDArray[np.float32]) -> None:
     assert np.isnan(rate[[0, 2, 3]]).all()
 
 
+@pytest.mark.parametrize("every", [20, 33, 34, 60])
+def test_a_cell_without_any_rate_is_marked(
+    model: SpikeModel, dff: NDArray[np.float32], every: int
+) -> None:
+    """With gaps so close that no frame is a margin away from one."""
+    dff = dff.copy()
+    dff[1, ::every] = np.nan
+    dff[2, 64:] = np.nan
+    found = infer_spikes(da.from_array(dff, chunks=(2, 400)), RATE, CHOSEN)
+    marks, rate = dask.compute(found.marks, found.rate, scheduler="synchronous")
+    np.testing.assert_array_equal(marks, rate_marks(dff, RATE, model, CHOSEN))
+    np.testing.assert_array_equal(np.isfinite(rate).any(axis=1), marks != Mark.UNKNOWN)
+    assert (marks[1] == Mark.UNKNOWN) == (every - 1 <= 2 * model.margin)
+    assert marks[2] != Mark.UNKNOWN
+    assert not (rate_marks(dff, RATE, model, PADDED) & Mark.UNKNOWN).any()
+    assert np.isfinite(spike_rate(dff, RATE, model, PADDED)[1]).sum() == 400 - -(-400 // every)
+
+
+@pytest.mark.parametrize("n_frames", [64, 65])
+def test_a_trace_of_two_margins_is_marked(tmp_path: Path, n_frames: int) -> None:
+    chosen = of_folder(published(tmp_path / "known"))
+    dff = np.random.default_rng(0).normal(0, 0.1, (1, n_frames))
+    marks = rate_marks(dff, RATE, read_spike_model(chosen), chosen)
+    assert (marks == Mark.UNKNOWN).all() == (n_frames == 64)
+    assert np.isfinite(rate_of(dff, RATE, chosen)).sum() == n_frames - 64
+
+
+def test_a_dead_cell_has_no_rate(model: SpikeModel, dff: NDArray[np.float32]) -> None:
+    """Constant, or nearly all the time."""
+    dff = dff[:4].copy()
+    dff[0], dff[1], dff[2, 80:] = 0, -0.3, 0.1
+    assert np.isnan(spike_rate(dff, RATE, model, PADDED)[:3]).all()
+    assert (rate_marks(dff, RATE, model, PADDED) == Mark.UNKNOWN).tolist() == [True] * 3 + [False]
+
+
 def test_too_short_for_a_rate(model: SpikeModel) -> None:
     dff = np.random.default_rng(0).normal(0, 0.1, (2, 40))
     assert np.isnan(spike_rate(dff, RATE, model, PADDED)).all()
@@ -458,6 +556,17 @@ def test_frame_rates_outside_are_refused(frame_rate: float) -> None:
     assert f"frame_rate is {frame_rate:g} Hz" in str(caught.value)
     with pytest.raises(InputError, match="frame_rate"):
         infer_spikes(da.zeros((2, 99)), frame_rate, CHOSEN)
+
+
+@pytest.mark.parametrize("frame_rate", [0.0, -30.0, np.nan, np.inf, 1.8, 100.0])
+def test_no_rate_is_inferred_at_another_frame_rate(
+    model: SpikeModel, dff: NDArray[np.float32], frame_rate: float
+) -> None:
+    said = "is for 2 to 60 Hz" if 0 < frame_rate < np.inf else "give the frames recorded per second"
+    with pytest.raises(InputError, match=rf"^frame_rate is {frame_rate:g} Hz.* {said}"):
+        spike_rate(dff, frame_rate, model, CHOSEN)
+    with pytest.raises(InputError, match=said):
+        check_model(CHOSEN, frame_rate)
 
 
 @pytest.mark.parametrize("frame_rate", [1.95, 2.0, 31.3, 60.0, 62.0])
@@ -510,8 +619,9 @@ def test_a_change_of_a_file_is_seen(copied: Path) -> None:
     (copied / "member_0.keras").rename(copied / "member_7.keras")
     assert model_digest(copied) not in (before, after)
     shutil.copy(copied / "member_7.keras", copied / "member_8.keras")
-    n_before = len(model.networks)
-    assert len(read_spike_model(of_folder(copied)).networks) == n_before + 1
+    more = len(model.networks) + 1
+    (copied / CARD).write_text(json.dumps({**card, "training": {"members": more}}), "utf-8")
+    assert len(read_spike_model(of_folder(copied)).networks) == more
 
 
 def refused(folder: Path, said: str) -> None:
@@ -540,13 +650,51 @@ def test_where_there_is_no_model(tmp_path: Path) -> None:
         "{}",
         '{"name": "a", "frame_rates": 3}',
         '{"name": "a"}',
-        '{"name": "a", "frame_rates": [2, 60], "noise_levels": [1, 8], "margin": 16, "smoothing": 1}',
+        '{"name": "a", "frame_rates": [2, 6], "noise_levels": [1, 8], "margin": 1, "smoothing": 0}',
         b"\xff",
     ],
 )
 def test_a_damaged_card(copied: Path, card: str | bytes) -> None:
     (copied / CARD).write_bytes(card if isinstance(card, bytes) else card.encode())
     refused(copied, "cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("smoothing", np.nan),
+        ("smoothing", -1),
+        ("smoothing", np.inf),
+        ("margin", -5),
+        ("margin", np.nan),
+        ("margin", np.inf),
+        ("noise_levels", [12.0, 0.2]),
+        ("noise_levels", [np.nan, 12.0]),
+        ("noise_levels", [0.2, np.inf]),
+        ("noise_levels", [-1, 12.0]),
+        ("frame_rates", [60.0, 2.0]),
+        ("frame_rates", [0, 60.0]),
+        ("frame_rates", [2.0, np.nan]),
+        ("frame_rates", [2.0, 10**400]),
+    ],
+)
+def test_a_card_that_cannot_be_meant(copied: Path, name: str, value: Any) -> None:
+    card = json.loads((copied / CARD).read_text("utf-8"))
+    (copied / CARD).write_text(json.dumps({**card, name: value}), "utf-8")
+    refused(copied, "cannot be read")
+
+
+@pytest.mark.parametrize("missing", [0, -1])
+def test_a_missing_member(copied: Path, missing: int) -> None:
+    members = sorted(copied.glob("*.keras"))
+    members[missing].unlink()
+    refused(copied, f"{len(members) - 1} of {len(members)} networks")
+
+
+def test_a_member_too_many(copied: Path) -> None:
+    n_members = len(list(copied.glob("*.keras")))
+    shutil.copy(copied / "member_0.keras", copied / "member_99.keras")
+    refused(copied, f"{n_members + 1} of {n_members} networks")
 
 
 def test_a_card_alone(copied: Path) -> None:

@@ -93,6 +93,15 @@ def test_what_is_noisier_already_is_left_out() -> None:
     assert add_noise(np.full(90, np.nan), RATE, 8.0, np.random.default_rng(0)) is None
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("level", [2.0, 8.0])
+def test_what_cannot_become_so_noisy_is_left_out(seed: int, level: float) -> None:
+    """Nearly half of the frames black, which have next to no photon noise: most steps are small."""
+    dff = np.full(3000, 50.0)
+    dff[:1440] = -0.999
+    assert add_noise(dff, RATE, level, np.random.default_rng(seed)) is None
+
+
 def test_the_generator_decides_and_unknown_frames_stay() -> None:
     dff = trace(1, 3000)
     dff[100:150] = np.nan

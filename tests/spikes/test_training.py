@@ -17,16 +17,24 @@ from napari_calcium.keras_models import import_keras
 from napari_calcium.spikes import training as module
 from napari_calcium.spikes.examples import FRAMES, Library, SpikeTrainingParameters
 from napari_calcium.spikes.forward import network_of, read_network
-from napari_calcium.spikes.ground_truth import Dataset, Recording, smooth, spikes_per_frame
+from napari_calcium.spikes.ground_truth import (
+    Dataset,
+    Recording,
+    causal_kernel,
+    gaussian_kernel,
+    smooth,
+    spikes_per_frame,
+)
 from napari_calcium.spikes.inference import (
     CARD,
     SpikeInferenceParameters,
     check_model,
+    model_digest,
     rate_kernel,
     read_spike_model,
     spike_rate,
 )
-from napari_calcium.spikes.network import build_conditioned
+from napari_calcium.spikes.network import AFTER, BEFORE, build_conditioned
 from napari_calcium.spikes.noise import add_noise
 from napari_calcium.spikes.training import SETTINGS, n_rounds, train_member, train_model
 
@@ -151,6 +159,56 @@ def _after_first(folder: Path) -> Callable[[int, int], None]:
     return progress
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("stored", [False, True])
+def test_killed_between_a_network_and_what_was_said_of_it(
+    datasets: Sequence[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    """Before that is stored, or after and before the state is removed: neither lost nor twice."""
+    chosen = parameters(1, members=2)
+    data = datasets[:1], chosen, datasets[2:]
+    whole = train_model(tmp_path / "whole", *data)
+    assert np.shape(whole.card["validation"]) == (2, 1)
+    folder, write = tmp_path / "parts", module._write
+
+    def killed(path: Path, values: Any) -> None:
+        if "validation" in values:
+            if stored:
+                write(path, values)
+            raise StoppedError
+        write(path, values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_write", killed)
+        with pytest.raises(StoppedError):
+            train_model(folder, *data)
+    assert (folder / "member_0.keras").is_file()
+    parts = train_model(folder, *data)
+    assert parts.card["validation"] == whole.card["validation"]
+    files = ["card.json", "member_0.keras", "member_1.keras"]
+    assert sorted(file.name for file in folder.iterdir()) == files
+
+
+@pytest.mark.usefixtures("small")
+def test_what_a_kill_left_of_a_finished_training_is_removed(
+    datasets: Sequence[Dataset], tmp_path: Path
+) -> None:
+    """It would change the digest of the model, and so all rates that were inferred with it."""
+    chosen, folder = parameters(1), tmp_path / "m"
+    with pytest.raises(StoppedError):
+        train_model(folder, datasets[:1], chosen, datasets[2:], progress=_after_first(folder))
+    left = {
+        name: (folder / name).read_bytes() for name in ("member_0.unfinished.npz", "training.json")
+    }
+    model = train_model(folder, datasets[:1], chosen, datasets[2:])
+    digest = model_digest(folder)
+    for name, content in left.items():
+        (folder / name).write_bytes(content)
+    again = train_model(folder, datasets[:1], chosen, datasets[2:])
+    assert again.card == model.card
+    assert model_digest(folder) == digest
+
+
 # ------------------------------------------------------------------------------- folders and cards
 
 
@@ -160,24 +218,63 @@ def test_a_folder_of_something_else_is_refused(datasets: Sequence[Dataset], tmp_
     train_model(folder, datasets[:1], chosen)
     before = sorted(file.name for file in folder.iterdir())
     changed = replace(datasets[0], recordings=datasets[0].recordings[:2])
+    later = tuple(replace(one, start=one.start + 3) for one in datasets[0].recordings)
     for others, settings, held_out in (
         (datasets[1:2], chosen, ()),
         ([changed], chosen, ()),
+        ([replace(datasets[0], recordings=later)], chosen, ()),
         (datasets[:1], replace(chosen, seed=1), ()),
         (datasets[:1], replace(chosen, frames=9.0), ()),
         (datasets[:1], chosen, datasets[1:2]),
     ):
-        with pytest.raises(InputError, match="holds a model of other datasets or settings; name"):
+        with pytest.raises(InputError, match="a model of other datasets, settings or design; name"):
             train_model(folder, others, settings, held_out)
     with pytest.raises(StoppedError):
         train_model(tmp_path / "begun", datasets[:1], chosen, progress=stop_at(0))
-    with pytest.raises(InputError, match="other datasets or settings"):
+    with pytest.raises(InputError, match="other datasets, settings or design"):
         train_model(tmp_path / "begun", datasets[1:2], chosen)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty and holds no model; name another folder"):
         train_model(tmp_path / "full", datasets[:1], chosen)
     assert sorted(file.name for file in folder.iterdir()) == before
+
+
+@pytest.mark.usefixtures("small")
+def test_a_folder_of_networks_of_another_design_is_refused(
+    datasets: Sequence[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the published ones, and where the card does not say it."""
+    chosen, published = parameters(1), parameters(1, design="published", frame_rate=15.0, noise=6.0)
+    train_model(tmp_path / "m", datasets[:1], chosen)
+    train_model(tmp_path / "p", datasets[:1], published)
+    monkeypatch.setattr(module.features, "STEEP", 3.0)
+    with pytest.raises(InputError, match="other datasets, settings or design"):
+        train_model(tmp_path / "m", datasets[:1], chosen)
+    train_model(tmp_path / "p", datasets[:1], published)
+    card = json.loads((tmp_path / "m" / CARD).read_text("utf-8"))
+    del card["network"]
+    (tmp_path / "m" / CARD).write_text(json.dumps(card), "utf-8")
+    train_model(tmp_path / "m", datasets[:1], chosen)
+
+
+def test_what_is_no_folder_is_refused(datasets: Sequence[Dataset], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "m"):
+        with pytest.raises(InputError, match=r"the folder .* cannot be made \(.*; name another"):
+            train_model(path, datasets[:1], parameters(1))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [CARD, SETTINGS])
+@pytest.mark.parametrize("content", [b"{", b"3", b"\xff\xfe{"])
+def test_a_broken_card_is_refused(
+    datasets: Sequence[Dataset], tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name} cannot be read \(.*; name another folder"):
+        train_model(tmp_path, datasets[:1], parameters(1))
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.usefixtures("small")
@@ -203,6 +300,37 @@ def test_the_card_says_what_it_was_trained_on(datasets: Sequence[Dataset], tmp_p
     )
     assert card["licence"] == "as the data"
     check_model(SpikeInferenceParameters(model_file=str(tmp_path / "mine")), 15.0)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_card_says_the_smoothing_that_was_used(
+    datasets: Sequence[Dataset], tmp_path: Path
+) -> None:
+    """1.5 frames at 7.5 Hz, where 50 ms are less; what was asked for is among the settings."""
+    chosen = parameters(1, design="published", frame_rate=7.5, noise=8.0)
+    model = train_model(tmp_path / "m", datasets[:1], chosen)
+    assert model.card["smoothing"] == pytest.approx(0.2)
+    assert model.card["training"]["smoothing"] == 0.05
+    assert model.smoothing(7.5) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("causal", "kernel"), [(False, gaussian_kernel), (True, causal_kernel)])
+@pytest.mark.parametrize(("smoothing", "used"), [(0.05, 0.2), (0.3, 0.3)])
+def test_what_a_published_network_is_to_give(
+    causal: bool, kernel: Any, smoothing: float, used: float
+) -> None:
+    """Spikes smoothed by at least 1.5 frames: with them nothing is lost, in single precision."""
+    chosen = parameters(
+        1, design="published", frame_rate=7.5, noise=8.0, smoothing=smoothing, causal=causal
+    )
+    truth = np.zeros((1, FRAMES, 3), np.float32)
+    truth[0, [100, 300], 0] = 1
+    truth[..., 1] = 1
+    wanted = smooth(truth[..., 0], kernel(used, 7.5)).astype(np.float32)
+    found = wanted[:, BEFORE:-AFTER, None]
+    lost = module._loss(chosen)
+    assert float(lost(truth, found)) < 1e-12
+    assert float(lost(truth, 0 * found)) > 1e-4
 
 
 # ------------------------------------------------------------------------------- validation
@@ -261,7 +389,7 @@ def test_what_cannot_be_trained_or_judged_is_said_before(
 
 
 @pytest.mark.parametrize(
-    ("design", "steps", "learning_rate"), [("conditioned", 60, 1e-2), ("published", 80, 4e-3)]
+    ("design", "steps", "learning_rate"), [("conditioned", 60, 4e-3), ("published", 80, 4e-3)]
 )
 def test_spikes_are_learned(
     simulated: Simulate,

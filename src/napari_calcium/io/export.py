@@ -24,6 +24,7 @@ __all__ = [
     "export_shifts_csv",
     "kind_of_change",
     "kinds_of",
+    "left_out",
 ]
 
 
@@ -93,12 +94,26 @@ def kind_of_change(session: Session) -> str:
 def kinds_of(session: Session) -> tuple[str, ...]:
     """Return the kinds of traces of a session whose stages up to dff have run, the change first.
 
-    Rates of spikes are among them where spike inference has run, too, on dF/F.
+    Rates of spikes are among them where spike inference has run, too, on the dF/F there is now.
     """
     change = kind_of_change(session)
-    rates = change == "dff" and session.record("spike_inference") is not None
+    rates = change == "dff" and session.is_current("spike_inference")
     without = CHANGES if rates else (*CHANGES, "spike_rate")
     return change, *(kind for kind in KINDS if kind not in without)
+
+
+def left_out(session: Session) -> str:
+    """Say why a session that has rates of spikes has none for its dF/F; "" where nothing is amiss.
+
+    Such rates are not among `kinds_of`.
+    """
+    if kind_of_change(session) != "dff" or session.record("spike_inference") is None:
+        return ""
+    try:
+        session.current("spike_inference")
+    except InputError as error:
+        return f"the rates of spikes are left out: {error}"
+    return ""
 
 
 def export_csv(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+import tokenize
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import h5py
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
+from scipy.io.matlab import MatReadError
 
 from napari_calcium.errors import InputError
 
@@ -25,17 +29,22 @@ __all__ = [
     "TraceFile",
     "check_destination",
     "read_traces",
+    "try_destination",
     "write_rates",
     "write_spike_times",
 ]
 
 Axes = Literal["cell,time", "time,cell"]
 
-KNOWN_NAMES = ("dF_traces", "dff", "dF", "dF_F", "F_dff", "traces", "F")
-"""Variables of .mat files that hold dF/F, by their usual names, the likeliest first."""
+KNOWN_NAMES = ("dF_traces", "dff", "dF", "dF_F", "F_dff", "traces")
+"""Variables of .mat files that hold dF/F, by their usual names, the likeliest first.
+
+Suite2p's ``F`` is none of them: it is fluorescence in counts.
+"""
 
 TIME_COLUMN = re.compile(
-    r"(times?|frames?|t)[ _]*[(\[]?(s|ms|sec|seconds|min|index|number|frames?)?[)\]]?",
+    r"(times?([ _-]?stamps?)?|frames?|t)[ _]*"
+    r"[(\[]?(s|ms|sec|seconds|min|index|number|frames?)?[)\]]?",
     re.IGNORECASE,
 )
 """The name of a column that is no cell."""
@@ -48,6 +57,23 @@ OWN_HEADING = re.compile(r" dff \(fraction\)$")
 
 NUMERIC = ("double", "single", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 """Classes of MATLAB whose values are numbers."""
+
+UNREADABLE = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    MatReadError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    csv.Error,
+    tokenize.TokenError,
+    zlib.error,
+)
+"""What reading a file of another kind, or a damaged one, can raise."""
 
 WRITTEN = (".npy", ".csv", ".mat", ".npz")
 """Kinds of files that rates can be written to, by their suffix."""
@@ -97,8 +123,9 @@ def read_traces(
     ----------
     path : path
         A ``.npy`` file, (cell, time) or (time,), no pickles. A table ``.csv`` or ``.tsv`` with or
-        without a header, whose first column is left out where it is called time, frame, frames or
-        t; an empty field is NaN. Or a ``.mat`` file of any version.
+        without a header, whose first column is left out where it is called time, timestamp, frame,
+        frames or t, and names the cells where it is called cell, neuron, roi, id or name; an empty
+        field is NaN. Or a ``.mat`` file of any version.
     variable : str, optional
         Which variable of a .mat file; the only matrix, or the one of a usual name (`KNOWN_NAMES`),
         if not given.
@@ -146,10 +173,10 @@ def read_traces(
         table = reader()
     except InputError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, EOFError, NotImplementedError) as error:
+    except UNREADABLE as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); give a whole file of "
-            "numbers, not pickled"
+            f"{path} cannot be read ({why}); give a whole file of numbers, not pickled"
         ) from error
     return _turned(path, table, axes)
 
@@ -171,6 +198,25 @@ def check_destination(path: str | Path) -> Path:
             f"{path} is of an unknown kind; give a path that ends in .npy, .csv, .mat or .npz"
         )
     return path
+
+
+def try_destination(path: str | Path) -> None:
+    """Refuse a path to which no file can be written; its folder is made, and no file changed.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory(suffix=".npy") as folder:
+    ...     try_destination(Path(folder, "rates.npy"))
+    ...     try_destination(folder)
+    Traceback (most recent call last):
+    ...
+    napari_calcium.errors.InputError: ... cannot be written (Is a directory); give another path
+    """
+    path = Path(path).expanduser()
+    with _part_of(path):
+        if path.exists():
+            path.open("ab").close()
 
 
 def write_rates(
@@ -204,14 +250,16 @@ def write_rates(
     """
     path = check_destination(path)
     stored = {"rate": rates, "frame_rate": np.float64(frame_rate), **(others or {})}
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    writers: dict[str, Callable[[], None]] = {
-        ".npy": lambda: np.save(part, rates),
-        ".csv": lambda: _write_table(part, *_frames(rates, names, frame_rate)),
-        ".mat": lambda: scipy.io.savemat(part, {**stored, "names": np.array(names, object)}),
-        ".npz": lambda: np.savez(part, **stored, names=np.array(names, str)),  # type: ignore[arg-type]
+    writers: dict[str, Callable[[BinaryIO], None]] = {
+        ".npy": lambda file: np.save(file, rates),
+        ".csv": lambda file: _write_table(file, *_frames(rates, names, frame_rate)),
+        ".mat": lambda file: scipy.io.savemat(
+            file,  # type: ignore[arg-type]
+            {**stored, "names": np.array(names, object)},
+        ),
+        ".npz": lambda file: np.savez(file, **stored, names=np.array(names, str)),  # type: ignore[arg-type]
     }
-    _replaced(path, part, writers[path.suffix.lower()])
+    _replace(path, writers[path.suffix.lower()])
 
 
 def write_spike_times(
@@ -239,8 +287,7 @@ def write_spike_times(
         for name, each in zip(names, times, strict=True)
         for time in each.tolist()
     )
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    _replaced(path, part, lambda: _write_table(part, ["cell", "time_s"], rows))
+    _replace(path, lambda file: _write_table(file, ["cell", "time_s"], rows))
 
 
 def _turned(path: Path, table: _Table, axes: Axes | None) -> TraceFile:
@@ -278,7 +325,7 @@ def _by_shape(path: Path, shape: tuple[int, ...]) -> Axes:
 
 
 def _read_npy(path: Path) -> _Table:
-    return _Table(np.load(path, mmap_mode="r", allow_pickle=False))
+    return _Table(np.lib.format.open_memmap(path, mode="r"))  # no archive, whatever its name
 
 
 def _read_table(path: Path) -> _Table:
@@ -290,7 +337,8 @@ def _read_table(path: Path) -> _Table:
         rows = ((number, row) for number, row in lines if any(field.strip() for field in row))
         number, first = next(rows, (1, ["none"]))  # an empty file is a header without rows
         header = _header(first)
-        indexed = bool(header) and not header[0]
+        named = len(header) > 1 and CELL_COLUMN.fullmatch(header[0]) is not None
+        indexed = named or (len(header) > 1 and not header[0])
         names: list[str] = []
         values = [] if header else [_numbers(path, number, first, names, False)]
         values += [_numbers(path, number, row, names, indexed) for number, row in rows]
@@ -300,15 +348,15 @@ def _read_table(path: Path) -> _Table:
     ragged = any(len(row) != len(values[0]) for row in values) or len(names) not in (0, len(values))
     if ragged or len(header) not in (0, n_columns):
         raise InputError(f"{path.name} has rows of different lengths; give a whole table")
-    table = np.stack(values)
-    if header and TIME_COLUMN.fullmatch(header[0]) and not names:
-        about = f"; the column {header[0]} is left out"
-        return _Table(table[:, 1:], (), tuple(header[1:]), "time,cell", about)
-    if indexed:
-        return _Table(
-            table, tuple(names), tuple(header[1:]), about="; the first column is an index"
-        )
-    return _Table(table, tuple(names), tuple(header), "cell,time" if names else None)
+    table, columns = np.stack(values), tuple(header[bool(names) :])
+    about = f"; the column {header[0]} is their names" if named else ""
+    if names and (named or not indexed):
+        return _Table(table, tuple(names), columns, "cell,time", about)
+    about = "; the first column is an index" if indexed else ""
+    if columns and TIME_COLUMN.fullmatch(columns[0]):
+        about += f"; the column {columns[0]} is left out"
+        return _Table(table[:, 1:], tuple(names), columns[1:], "time,cell", about)
+    return _Table(table, tuple(names), columns, None, about)
 
 
 def _header(first: list[str]) -> list[str]:
@@ -429,22 +477,34 @@ def _frames(
     return header, rows
 
 
-def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(header)
-        table.writerows(rows)
+def _write_table(file: BinaryIO, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    text = io.TextIOWrapper(file, "utf-8", newline="")
+    table = csv.writer(text)
+    table.writerow(header)
+    table.writerows(rows)
+    text.detach()
 
 
-def _replaced(path: Path, part: Path, write: Callable[[], None]) -> None:
+def _replace(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Write a file whole or not at all."""
+    with _part_of(path) as part:
+        with part.open("wb") as file:
+            write(file)
+        part.replace(path)
+
+
+@contextmanager
+def _part_of(path: Path) -> Iterator[Path]:
+    """Give an empty file beside a path, gone afterwards; say why it cannot be written."""
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write()
-        part.replace(path)
+        part.touch()
+        yield part
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise InputError(
             f"{path} cannot be written ({error.strerror or error}); give another path"
         ) from None
+    finally:
+        with suppress(OSError):
+            part.unlink()

@@ -85,8 +85,8 @@ class NoiseHistogram(QWidget):  # type: ignore[misc]
         low, high = noise_levels or (0.0, np.inf)
         self.shade.setVisible(noise_levels is not None)
         end = float(np.percentile(known, HIGHEST)) or 1.0
-        end = max(end, min(high, FURTHEST * end)) if noise_levels else end
-        if noise_levels is not None:
+        if noise_levels is not None:  # in the last bar is all beyond the axis
+            end = max(end, high if (known > high).any() else min(high, FURTHEST * end))
             self.shade.setRegion((low, high))
         heights, edges = binned(known, 0.0, 1.05 * end)
         self.plot.setXRange(0, 1.05 * end, padding=0)

@@ -33,6 +33,7 @@ NO_RATES = "Run spike inference to see the rates of all cells"
 NONE_ACCEPTED = "No cell is accepted"
 NONE_KNOWN = "The rate of no cell is known"
 READING = "Reading the rates"
+UNREADABLE = "The rates cannot be read ({}: {})"
 TIP = "Click to go to a time and to its cell; scroll to zoom, drag to move, right click for all"
 
 COLOURS = "inferno"
@@ -52,6 +53,9 @@ FEWEST_FRAMES, FEWEST_ROWS = 20, 3
 """So much of the time and of the cells is always seen."""
 
 MILLISECONDS_BETWEEN_LOOKS, MILLISECONDS_TO_DRAW = 30, 10
+
+Source = tuple[str, str, float]
+"""A session, what identifies its rates, and its frame rate, Hz."""
 
 
 class RasterWidget(TimeDock):
@@ -88,8 +92,10 @@ class RasterWidget(TimeDock):
         self.decisions: Decisions | None = None
         self._runner = runner_of(napari_viewer)
         self._frame_rate = 0.0
-        self._read: tuple[str, str] | None = None
-        self._reading: tuple[tuple[str, str], Future[RateImage | None]] | None = None
+        self._read: Source | None = None
+        self._reading: Future[RateImage | None] | None = None
+        self._unreadable = ""
+        self._shown = False
         self._title = QLabel(NO_CELLS)
         self._ids = _IdAxis("left")
         self._plots = TimePlots(napari_viewer, "", ("cell",), compact=True, left=[self._ids])
@@ -158,27 +164,30 @@ class RasterWidget(TimeDock):
         """Read the rates that there are now, if they are others than those that are shown."""
         session = "" if self.layer is None else metadata_of(self.layer)["session"]
         self._decide(session)
-        wanted = session, _digest(session)
-        if wanted != self._read:
-            self._read, self.image = wanted, None
+        wanted = session, *_source(session)
+        if wanted != self._read or self._unreadable:
+            self._read, self.image, self._unreadable = wanted, None, ""
             self._look.stop()
             self._reading = None
             if wanted[1]:
-                self._reading = wanted, self._runner.read(read_rate_image, session)
+                self._reading = self._runner.read(read_rate_image, session)
                 self._look.start()
         self._show()
 
     def _take(self) -> None:
         """Take what was read, once it is."""
-        if self._reading is None or not self._reading[1].done():
+        if self._reading is None or not self._reading.done():
             return
         self._look.stop()
-        (_, future), self._reading = self._reading, None
-        self.image = future.result()
+        reading, self._reading = self._reading, None
+        if (error := reading.exception()) is not None:  # as when they are replaced meanwhile
+            self._unreadable = UNREADABLE.format(type(error).__name__, error)
+        else:
+            self.image = reading.result()
         if self.image is not None and self._read is not None:
-            self._frame_rate = Session(self._read[0]).frame_rate
+            self._frame_rate = self._read[2]
             self.scale.setLevels((0.0, self.image.brightest))
-        self._show(whole=True)
+        self._show()
 
     def _decide(self, session: str) -> None:
         """Follow what is decided of the session's cells."""
@@ -193,8 +202,8 @@ class RasterWidget(TimeDock):
 
     # ------------------------------------------------------------------------------- showing
 
-    def _show(self, *, whole: bool = False) -> None:
-        """Show the accepted cells, all of the time if that is wanted or other cells are."""
+    def _show(self) -> None:
+        """Show the accepted cells: all of the time after nothing, all rows after others."""
         image = self.image
         rows = np.zeros(0, np.intp) if image is None else self._accepted(image)
         changed, self.rows = not np.array_equal(rows, self.rows), rows
@@ -204,10 +213,11 @@ class RasterWidget(TimeDock):
         if image is not None and there:
             self._ids.cell_id = image.cell_id[rows]
             self._limit(image)
-            if whole:
+            if not self._shown:
                 self.show_all()
             elif changed:
                 self.plot.setYRange(-0.5, len(rows) - 0.5, padding=0)
+        self._shown = there
         self._say()
         self._point()
         self._draw_later()
@@ -239,7 +249,7 @@ class RasterWidget(TimeDock):
     def _draw(self) -> None:
         """Draw what is seen of the rates, with no more pixels than there is room."""
         image, box = self.image, self.plot.getViewBox()
-        if image is None or not len(self.rows):
+        if image is None or not self._shown:
             self.picture.clear()
             return
         (first, last), (top, bottom) = box.viewRange()
@@ -277,7 +287,7 @@ class RasterWidget(TimeDock):
         if self.layer is None:
             return NO_CELLS
         if image is None:
-            return READING if self._reading is not None else NO_RATES
+            return READING if self._reading is not None else self._unreadable or NO_RATES
         if not len(self.rows):
             return NONE_ACCEPTED
         unknown = int((~image.known[self.rows]).sum())
@@ -406,9 +416,9 @@ def _pointer() -> Any:
     return line
 
 
-def _digest(session: str) -> str:
-    """Return what identifies the rates of a session's cells; empty where there are none."""
-    if not Session.is_session(session) or not of_these_cells(Session(session), RATES):
-        return ""
-    record = Session(session).record(RATES)
-    return record.digest if record else ""
+def _source(path: str) -> tuple[str, float]:
+    """Return what identifies the rates of a session's cells, empty where there are none, and Hz."""
+    if not Session.is_session(path) or not of_these_cells(Session(path), RATES):
+        return "", 0.0
+    record, movie = (Session(path).record(group) for group in (RATES, "movie"))
+    return (record.digest, Session(path).frame_rate) if record and movie else ("", 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from napari_calcium.io.session import Session
-from napari_calcium.napari.decided import CHANGE, RATES
+from napari_calcium.napari.decided import CHANGE, RATES, of_these_cells
 from napari_calcium.napari.decisions import single_shot
 from napari_calcium.napari.layers import session_name
 from napari_calcium.napari.noise_histogram import NoiseHistogram
@@ -38,11 +38,12 @@ ABOUT_MODEL = (*MODEL, "kernel", "smoothing")
 
 RUN_DFF = "Run dF/F to see how noisy the traces are; Run does so, too."
 LOOKING = "Looking at the noise of the traces"
+UNREADABLE = "The traces or the model cannot be read ({}: {}); choose them again."
 CHOOSE_TIP = "Choose the folder of a model that napari-calcium train-spikes wrote"
 
 MILLISECONDS_TO_SEE, MILLISECONDS_BETWEEN_LOOKS = 30, 30
 
-Key = tuple[str, str, str]
+Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Seen:
     Parameters
     ----------
     key : tuple of str
-        The session, and what identifies its traces and rates.
+        The session, and what identifies its recording and the traces and rates of its cells.
     noise : TraceNoise or None
         None where there are no traces.
     fit : Fit
@@ -108,13 +109,13 @@ class SpikeInferenceWidget(StageWidget):
 
     def _see(self) -> None:
         """Read what is to be shown, in a thread; what came meanwhile, afterwards."""
+        if self.seen is None or self.seen.key[0] != session_name(self.session_path):
+            self._show_nothing(LOOKING)
         if self._reading is not None:
             self._again = True
             return
         self._again = False
-        if not self.counts.text():
-            self.counts.setText(LOOKING)
-        self._reading = self.runner.read(see, self.session_path, self.form.values(), self.seen)
+        self._reading = self._thread.submit(see, self.session_path, self.form.values(), self.seen)
         self._look.start()
 
     def _take(self) -> None:
@@ -123,12 +124,21 @@ class SpikeInferenceWidget(StageWidget):
             return
         self._look.stop()
         reading, self._reading = self._reading, None
-        self.seen = reading.result()
-        self._show_seen(self.seen)
+        if (error := reading.exception()) is not None:  # as when they are replaced meanwhile
+            self._show_nothing(UNREADABLE.format(type(error).__name__, error))
+        else:
+            self._show_seen(reading.result())
         if self._again:
             self._see()
 
+    def _show_nothing(self, why: str) -> None:
+        self.seen = None
+        self.model_line.setText("")
+        self.histogram.setVisible(False)
+        self.counts.setText(why)
+
     def _show_seen(self, seen: Seen) -> None:
+        self.seen = seen
         self.model_line.setText(seen.fit.said)
         levels = np.zeros(0, np.float32) if seen.noise is None else seen.noise.noise_level
         self.histogram.show_levels(levels, seen.fit.noise_levels)
@@ -142,6 +152,8 @@ class SpikeInferenceWidget(StageWidget):
     def _connect(self) -> None:
         super()._connect()
         self._again = False
+        self._thread = thread = ThreadPoolExecutor(1)  # the runner's has to be free for a run's end
+        self.destroyed.connect(lambda: thread.shutdown(wait=False))
         self._see_soon = single_shot(self, MILLISECONDS_TO_SEE, self._see)
         self._look = QTimer(self)
         self._look.setInterval(MILLISECONDS_BETWEEN_LOOKS)
@@ -202,12 +214,20 @@ def see(path: str, values: Mapping[str, Any], earlier: Seen | None = None) -> Se
     earlier : Seen, optional
         What was read before: traces are not read again where they are the same.
     """
-    key = session_name(path), _digest(path, CHANGE), _digest(path, RATES)
+    key = session_name(path), *_digests(path)
     same = earlier is not None and earlier.key == key
     noise = earlier.noise if earlier is not None and same else read_noise(path)
     return Seen(key, noise, fit_of(path, values))
 
 
-def _digest(path: str, group: str) -> str:
-    record = Session(path).record(group) if Session.is_session(path) else None
-    return record.digest if record else ""
+def _digests(path: str) -> tuple[str, str, str]:
+    """Return what identifies the recording, and traces and rates if they are of its cells."""
+    if not Session.is_session(path):
+        return "", "", ""
+    session = Session(path)
+    movie, change, rates = (session.record(group) for group in ("movie", CHANGE, RATES))
+    return (
+        movie.digest if movie else "",
+        change.digest if change and of_these_cells(session, CHANGE) else "",
+        rates.digest if rates and of_these_cells(session, RATES) else "",
+    )

@@ -28,7 +28,10 @@ CELLS_AT_ONCE = 64
 """As they lie on disk."""
 
 OF_RANGE = Mark.TOO_NOISY | Mark.TOO_QUIET
-"""The marks that depend on the model."""
+"""The marks that depend on what noise the model was trained on."""
+
+OF_MODEL = Mark.FRAME_RATE | Mark.UNKNOWN
+"""The marks that depend otherwise on the model, and in place of which there may be others."""
 
 ANY = (0.0, np.inf)
 
@@ -112,6 +115,9 @@ class Fit:
 def read_noise(path: str) -> TraceNoise | None:
     """Return the noise of a session's traces, as stored or else measured; to be called in a thread.
 
+    It is measured anew where what is stored is of another frame rate, or has marks of which those
+    for another model do not follow.
+
     Returns
     -------
     TraceNoise or None
@@ -120,9 +126,10 @@ def read_noise(path: str) -> TraceNoise | None:
     if not Session.is_session(path) or not of_these_cells(Session(path), CHANGE):
         return None
     session = Session(path)
-    if of_these_cells(session, RATES):
+    if session.is_current(RATES):
         marks = session.read(f"{RATES}/marks")
-        return TraceNoise(session.spike_noise_level(), marks & ~np.uint8(OF_RANGE))
+        if not (marks & np.uint8(OF_MODEL)).any():
+            return TraceNoise(session.spike_noise_level(), marks & ~np.uint8(OF_RANGE))
     about, array = session.group_attrs(CHANGE), session.array(f"{CHANGE}/traces")
     levels = np.full(array.shape[0], np.nan, np.float32)
     if about.get("kind", "dff") == "detrended":
@@ -131,6 +138,7 @@ def read_noise(path: str) -> TraceNoise | None:
     for start in range(0, len(levels), CELLS_AT_ONCE):
         rows = slice(start, min(start + CELLS_AT_ONCE, len(levels)))
         traces = np.asarray(array[rows], np.float32)
+        traces[~np.isfinite(traces)] = np.nan
         levels[rows] = noise_level(traces, session.frame_rate)
         marks[rows] = trace_marks(traces, session.frame_rate, ANY)
     smoothed = Mark.SMOOTHED if about.get("output") == "denoised" else 0

@@ -26,9 +26,14 @@ from napari_calcium.pipeline.run import Progress
 from napari_calcium.spikes.benchmark import Condition, Scores, Trial, prepare, score
 from napari_calcium.spikes.examples import FRAME_RATES, NOISE_LEVELS, SpikeTrainingParameters
 from napari_calcium.spikes.ground_truth import Dataset, smooth
-from napari_calcium.spikes.inference import SpikeInferenceParameters, SpikeModel, spike_rate
+from napari_calcium.spikes.inference import (
+    SpikeInferenceParameters,
+    SpikeModel,
+    model_digest,
+    spike_rate,
+)
 from napari_calcium.spikes.noise import noise_sd
-from napari_calcium.spikes.training import train_model
+from napari_calcium.spikes.training import design_numbers, make_folder, train_model
 
 __all__ = [
     "METHODS",
@@ -44,6 +49,9 @@ Method = Literal["conditioned", "published", "deconvolution"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 """The network of this program, the published one, and un-penalised deconvolution (OASIS)."""
+
+KEYS = ("method", "frame_rate", "noise", "kernel", "smoothing")
+"""What rows have in common that are summarised together."""
 
 Floats = NDArray[np.float64]
 
@@ -103,7 +111,7 @@ def benchmark_spikes(
     *,
     methods: Iterable[str] = METHODS,
     held_out: Iterable[str] = (),
-    frames: float = 32.0,
+    frames: float = 16.0,
     members: int = 1,
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
@@ -114,7 +122,7 @@ def benchmark_spikes(
     ----------
     folder : path
         Where the networks are kept, with the scores of each dataset: what is there from an
-        interrupted run is not made again.
+        interrupted run is not made again, as long as the networks are those that were judged.
     datasets : sequence of Dataset
         At least two.
     conditions : iterable of Condition
@@ -139,8 +147,8 @@ def benchmark_spikes(
     Raises
     ------
     InputError
-        If there are fewer than two datasets, none of a name, no method of a name, or a network
-        cannot be trained.
+        If there are fewer than two datasets, none of a name, no method of a name, the folder cannot
+        be made, or a network cannot be trained.
     """
     if len(datasets) < 2:
         raise InputError(f"of {len(datasets)} dataset none can be held out; name two or more")
@@ -148,13 +156,15 @@ def benchmark_spikes(
     if wrong := [name for name in asked if name not in METHODS]:
         raise InputError(f"there is no method {wrong[0]!r}; {nearest(wrong[0], METHODS)}")
     judged = named_datasets(datasets, held_out)
+    folder = Path(folder).expanduser()
+    make_folder(folder)
     tasks = list(product(conditions, asked, judged))
     rows: list[Row] = []
     gains: dict[tuple[str, Condition], float] = {}
     for done, (condition, method, dataset) in enumerate(tasks):
         if progress is not None:
             progress(Progress("spike_benchmark", done, len(tasks)))
-        fold = _Fold(Path(folder), datasets, dataset, frames, members, seed, gains)
+        fold = _Fold(folder, datasets, dataset, frames, members, seed, gains)
         rows.append(_row(fold, method, condition))
     if progress is not None:
         progress(Progress("spike_benchmark", len(tasks), len(tasks)))
@@ -187,8 +197,9 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``method``, ``frame_rate``, ``noise``, ``kernel``; ``n_datasets`` with a neuron; the medians
-        of ``correlation``, ``best_correlation``, ``error`` and ``bias``; and ``absolute_bias``.
+        ``method``, ``frame_rate``, ``noise``, ``kernel``, ``smoothing``; ``n_datasets`` with a
+        neuron; the medians of ``correlation``, ``best_correlation``, ``error`` and ``bias``, and
+        ``absolute_bias``, of the datasets of which they are known.
 
     Examples
     --------
@@ -201,15 +212,12 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     found = []
     for key in keys:
         mine = [row for row in rows if _key(row) == key and row.n_neurons]
-        named: dict[str, Any] = dict(
-            zip(("method", "frame_rate", "noise", "kernel"), key, strict=True)
-        )
-        medians: dict[str, Any] = {
-            name: float(np.median([getattr(row, name) for row in mine])) if mine else float("nan")
+        named: dict[str, Any] = dict(zip(KEYS, key, strict=True))
+        medians = {
+            name: _median([getattr(row, name) for row in mine])
             for name in ("correlation", "best_correlation", "error", "bias")
         }
-        sizes = [abs(row.bias) for row in mine]
-        absolute = float(np.median(sizes)) if sizes else float("nan")
+        absolute = _median([abs(row.bias) for row in mine])
         found.append({**named, "n_datasets": len(mine), **medians, "absolute_bias": absolute})
     return found
 
@@ -225,29 +233,49 @@ def write_rows(rows: Sequence[Row], path: str | Path) -> None:
             writer.writerow(f"{one:.4g}" if isinstance(one, float) else one for one in values)
 
 
-def _key(row: Row) -> tuple[str, float, float, str]:
-    return row.method, row.frame_rate, row.noise, row.kernel
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in KEYS)
+
+
+def _median(values: Sequence[float]) -> float:
+    """Return the median of what is known, NaN if nothing is."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.median(known)) if known else float("nan")
 
 
 def _row(fold: _Fold, method: str, condition: Condition) -> Row:
     """Return the scores of a method on the dataset held out, from the file if it is there."""
     path = fold.folder / "scores" / f"{method}-{_named(condition)}" / f"{fold.held_out.name}.json"
-    made_by = {
-        "datasets": {one.name: one.digest for one in fold.datasets},
-        "condition": condition.to_mapping(),
-        "training": [fold.frames, fold.members, fold.seed],
-    }
     if path.is_file():
         kept = json.loads(path.read_text("utf-8"))
-        if kept["made_by"] == json.loads(json.dumps(made_by)):
+        if kept["made_by"] == _made_by(fold, method, condition):
             return _made(fold.held_out, method, condition, kept["scores"])
     medians = _scores(fold, method, condition).medians()
     plain = {name: value if np.isfinite(value) else None for name, value in medians.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     target = path.with_suffix(".tmp")
+    made_by = _made_by(fold, method, condition)  # the network may be a new one
     target.write_text(json.dumps({"made_by": made_by, "scores": plain}, indent=1), "utf-8")
     os.replace(target, path)
     return _made(fold.held_out, method, condition, plain)
+
+
+def _made_by(fold: _Fold, method: str, condition: Condition) -> dict[str, Any]:
+    """Return what scores depend on, as JSON has it; of a network, the files as they are now."""
+    found: dict[str, Any] = {
+        "datasets": {one.name: one.digest for one in fold.datasets},
+        "condition": condition.to_mapping(),
+        "training": [fold.frames, fold.members, fold.seed],
+    }
+    if method != "deconvolution":
+        digest = model_digest(_model_folder(fold, method, condition))
+        found["network"] = {"design": design_numbers(method), "digest": digest}
+    return dict(json.loads(json.dumps(found)))
+
+
+def _model_folder(fold: _Fold, method: str, condition: Condition) -> Path:
+    name = f"published-{_named(condition)}" if method == "published" else "conditioned"
+    return fold.folder / name / fold.held_out.name
 
 
 def _named(condition: Condition) -> str:
@@ -299,9 +327,7 @@ def _trained(
 ) -> tuple[SpikeModel, SpikeInferenceParameters]:
     """Return a model that was not trained on the dataset that is held out."""
     values: dict[str, Any] = {"frames": fold.frames, "members": fold.members, "seed": fold.seed}
-    name = "conditioned"
     if method == "published":
-        name = f"published-{_named(condition)}"
         values |= {
             "design": "published",
             "frame_rate": condition.frame_rate,
@@ -315,7 +341,7 @@ def _trained(
             f"none of the network's, {FRAME_RATES[0]:g} to {FRAME_RATES[-1]:g} Hz and "
             f"{NOISE_LEVELS[0]:g} to {NOISE_LEVELS[1]:g} % per root Hz; choose one within these"
         )
-    folder = fold.folder / name / fold.held_out.name
+    folder = _model_folder(fold, method, condition)
     model = train_model(folder, fold.others, SpikeTrainingParameters(**values))
     chosen = SpikeInferenceParameters(
         model_file=str(folder),

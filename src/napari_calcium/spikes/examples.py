@@ -79,10 +79,11 @@ class SpikeTrainingParameters(Parameters):
         The noise level, % per root Hz; 0 for 0.2 to 12, which only the conditioned network can.
         Cascade: noise_levels.
     smoothing : float
-        Sd of the Gaussian with which spikes are smoothed, s. What the conditioned network gives
-        can be smoothed otherwise afterwards. Cascade: smoothing.
+        Sd of the Gaussian with which spikes are smoothed, s; at least 1.5 frames. What the
+        conditioned network gives can be smoothed otherwise afterwards. Cascade: smoothing.
     causal : bool
-        Whether rates are smoothed with a kernel that begins at the spike. Cascade: causal_kernel.
+        Whether the published network gives rates smoothed with a kernel that begins at the spike;
+        those of the conditioned one can be smoothed so afterwards. Cascade: causal_kernel.
     members : int
         Networks of which the mean is taken. Cascade: ensemble_size.
     frames : float
@@ -97,7 +98,7 @@ class SpikeTrainingParameters(Parameters):
     smoothing: float = parameter(0.05, unit="s", above=0, maximum=5)
     causal: bool = False
     members: int = parameter(5, minimum=1, maximum=100)
-    frames: float = parameter(32.0, unit="million", above=0)
+    frames: float = parameter(16.0, unit="million", above=0)
     seed: int = parameter(0, minimum=0)
 
     def __post_init__(self) -> None:
@@ -106,6 +107,11 @@ class SpikeTrainingParameters(Parameters):
             raise InputError(
                 "the published design serves one frame rate and one noise level; give frame_rate "
                 "(Hz) and noise (% per root Hz)"
+            )
+        if self.design == "conditioned" and self.causal:
+            raise InputError(
+                "causal is True and the conditioned design learns spikes that are not smoothed; "
+                "leave causal out and choose the causal kernel when rates are inferred"
             )
 
     @property
@@ -119,6 +125,12 @@ class SpikeTrainingParameters(Parameters):
     def noise_levels(self) -> tuple[float, float]:
         """Lowest and highest noise level, % per root Hz."""
         return (self.noise, self.noise) if self.noise else NOISE_LEVELS
+
+    @property
+    def smoothing_used(self) -> float:
+        """Smoothing of the rates that are learned, s; at any frame rate the one asked for."""
+        least = LEAST_SMOOTHING / self.frame_rate if self.frame_rate else 0.0
+        return max(self.smoothing, least)
 
     @property
     def smoothing_frames(self) -> float:

@@ -78,21 +78,31 @@ class Conditioned:
     @property
     def reach(self) -> int:
         """Frames to either side of which what is inferred of a frame depends."""
-        convolutions = [("first", 1), *((f"conv_{i}", d) for i, d in enumerate(self.dilations))]
+        convolutions = [("first_0", 1), *((f"conv_{i}", d) for i, d in enumerate(self.dilations))]
         return sum(d * (len(self.layers[name][0]) // 2) for name, d in convolutions)
 
     def _told(self, features: Floats) -> dict[str, Floats]:
-        """Return what the statistics say to each layer: scales, shifts and the gain."""
+        """Return what the statistics say to each layer: scales, shifts, shares, the gain."""
         sd = np.maximum(self.sd, np.float32(1e-7))
         told: Floats = ((features - self.mean) / sd).astype(np.float32)
         for name in ("told_0", "told_1"):
             told = np.maximum(self._dense(name, told), np.float32(0))
-        said = ("scale_", "shift_", "gain")
+        said = ("scale_", "shift_", "share_", "gain")
         return {name: self._dense(name, told) for name in self.layers if name.startswith(said)}
+
+    def _first(self, told: Mapping[str, Floats]) -> Layer:
+        """Return the filters of the first convolution, mixed for a trace."""
+        names = [name for name in self.layers if name.startswith("first_")]
+        shares = [told[name.replace("first", "share")] for name in names]
+        parts = [self.layers[name] for name in names]
+        kernels = [kernel * share for (kernel, _), share in zip(parts, shares, strict=True)]
+        biases = [bias * share for (_, bias), share in zip(parts, shares, strict=True)]
+        return np.sum(kernels, axis=0), np.sum(biases, axis=0)
 
     def _stretch(self, trace: Floats, told: Mapping[str, Floats]) -> Floats:
         """Return the spikes of a stretch of the trace, as if there were nothing beyond."""
-        values = _add_bias(_convolve(trace, self.layers["first"][0]), self.layers["first"][1])
+        kernel, bias = self._first(told)
+        values = _add_bias(_convolve(trace, kernel), bias)
         adapted, mixed = np.empty_like(values), np.empty_like(values)
         for i, dilation in enumerate(self.dilations):
             _adapt(values, told[f"scale_{i}"], told[f"shift_{i}"], adapted)
@@ -213,6 +223,8 @@ def _network(
     if "normalise" not in weights:
         return Published(layers)
     mean, variance = weights["normalise"][:2]
+    if not {"first_0", "share_0"} <= layers.keys():
+        raise ValueError("it is of an earlier design")
     if mean.size != N_FEATURES:
         raise ValueError(f"it is told of {mean.size} statistics and not of {N_FEATURES}")
     return Conditioned(layers, dilations, mean.ravel(), np.sqrt(variance.ravel()))

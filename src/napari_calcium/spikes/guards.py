@@ -41,7 +41,7 @@ NO_RATE = Mark.UNKNOWN | Mark.PERCENT | Mark.DETRENDED | Mark.FRAME_RATE
 """The marks with which the rate is not known."""
 
 WORDS: dict[Mark, str] = {
-    Mark.UNKNOWN: "trace too short",
+    Mark.UNKNOWN: "too short or constant",
     Mark.TOO_NOISY: "too noisy",
     Mark.TOO_QUIET: "quieter than trained",
     Mark.PERCENT: "dF/F in percent",
@@ -100,8 +100,9 @@ SENTENCES: dict[Mark, str] = {
         "frames, or train a model for it with napari-calcium train-spikes"
     ),
     Mark.UNKNOWN: (
-        "the trace has fewer than {shortest} known frames, and spikes are not inferred from it; "
-        "give a longer one"
+        "the trace has fewer than {shortest} known frames, too few of them in a row, or mostly "
+        "steps of 0, and spikes are not inferred from it; give one that is longer and as "
+        "recorded, or set edges to padded where it has many gaps"
     ),
     Mark.PERCENT: (
         "dF/F looks like percent (noise level {level}), and spikes are not inferred from it; "
@@ -116,8 +117,8 @@ SENTENCES: dict[Mark, str] = {
         "more pixels or frames, or leave the cell out"
     ),
     Mark.TOO_QUIET: (
-        "the noise level is {level}{below}; check that dF/F is a fraction and raw, the rate is "
-        "that for the lowest trained level"
+        "the noise level is {level}{below}, and how good the rate is has not been tested; check "
+        "that dF/F is a fraction and raw"
     ),
 }
 """What to say of a cell of each mark, the gravest first."""
@@ -126,7 +127,7 @@ UNIT = "% Hz^-0.5"
 
 
 def trace_marks(
-    dff: ArrayLike, frame_rate: float, noise_levels: tuple[float, float]
+    dff: ArrayLike, frame_rate: float, noise_levels: tuple[float, float], margin: int = 0
 ) -> NDArray[np.uint8]:
     """Return what speaks against inferring spikes from dF/F traces.
 
@@ -143,12 +144,15 @@ def trace_marks(
         Hz.
     noise_levels : tuple of float
         Lowest and highest noise level that the model was trained on, % per root Hz.
+    margin : int
+        Frames at both ends, and beside unknown frames, of which no rate is wanted.
 
     Returns
     -------
     ndarray of uint8 (cell,)
-        Bits of `Mark`, 0 where nothing speaks against it. Where UNKNOWN (fewer than 64 known
-        frames, or no two neighbouring ones), that is the only one.
+        Bits of `Mark`, 0 where nothing speaks against it. Where UNKNOWN, that is the only one:
+        fewer than 64 frames are known, no stretch of them is longer than two margins, or the noise
+        level is 0, as that of a trace that is constant.
 
     Notes
     -----
@@ -175,7 +179,7 @@ def trace_marks(
     for start in range(0, len(dff), size):
         part = np.array(dff[start : start + size], np.float64)
         part[~np.isfinite(part)] = np.nan
-        marks[start : start + size] = _marks(part, frame_rate, noise_levels)
+        marks[start : start + size] = _marks(part, frame_rate, noise_levels, margin)
     return marks
 
 
@@ -295,7 +299,8 @@ def _about(mark: Mark, median: str, low: float | None, high: float | None) -> st
         "inferred.",
         Mark.FRAME_RATE: "of a frame rate that the model was not trained for: no spikes are "
         "inferred; average frames, or train a model with napari-calcium train-spikes.",
-        Mark.UNKNOWN: f"known in fewer than {SHORTEST} frames: no spikes are inferred.",
+        Mark.UNKNOWN: f"constant, or known in fewer than {SHORTEST} frames or too few in a row: "
+        "no spikes are inferred.",
         Mark.PERCENT: f"probably in percent (median noise level {median} {UNIT}): no spikes are "
         "inferred; divide dF/F by 100, or find out whether F0 is near zero.",
         Mark.SMOOTHED: "denoised, smoothed or interpolated, which the model was not trained for: "
@@ -303,17 +308,18 @@ def _about(mark: Mark, median: str, low: float | None, high: float | None) -> st
         Mark.TOO_NOISY: f"noisier than the model was trained for (median {median}{highest} "
         f"{UNIT}): marked too noisy, the rate is less precise than it looks.",
         Mark.TOO_QUIET: f"quieter than the model was trained for (median {median}{lowest} "
-        f"{UNIT}): the rate is that for the lowest level.",
+        f"{UNIT}): how good the rate is has not been tested; check that dF/F is a fraction and "
+        "raw.",
     }[mark]
 
 
 def _marks(
-    traces: Floats, frame_rate: float, noise_levels: tuple[float, float]
+    traces: Floats, frame_rate: float, noise_levels: tuple[float, float], margin: int
 ) -> NDArray[np.uint8]:
     """Return the marks of a few traces, NaN where they are not known."""
     level = np.asarray(level_of(traces, frame_rate))
     n_known = np.count_nonzero(np.isfinite(traces), axis=1)
-    unknown = (n_known < SHORTEST) | ~np.isfinite(level)
+    unknown = (n_known < SHORTEST) | ~(level > 0) | (_longest_run(traces) <= 2 * margin)
     span = _range(traces, n_known)
     found = {
         Mark.TOO_NOISY: level > noise_levels[1],
@@ -326,6 +332,13 @@ def _marks(
         marks[holds] |= np.uint8(mark)
     marks[unknown] = np.uint8(Mark.UNKNOWN)
     return marks
+
+
+def _longest_run(traces: Floats) -> NDArray[np.intp]:
+    """Return the length of the longest run of known frames."""
+    frames = np.arange(traces.shape[1])
+    last_unknown = np.maximum.accumulate(np.where(np.isfinite(traces), -1, frames), axis=1)
+    return np.asarray((frames - last_unknown).max(axis=1, initial=0))
 
 
 def _range(traces: Floats, n_known: NDArray[np.intp]) -> Floats:

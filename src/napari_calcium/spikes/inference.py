@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from napari_calcium.errors import InputError
 from napari_calcium.keras_models import UNREADABLE
 from napari_calcium.parameters import Parameters, parameter
-from napari_calcium.spikes.features import channels, trace_features
+from napari_calcium.spikes.features import Features, channels, trace_features
 from napari_calcium.spikes.forward import Conditioned, Published, read_network
 from napari_calcium.spikes.ground_truth import (
     SAME_RATE,
@@ -46,6 +46,7 @@ __all__ = [
     "model_digest",
     "noise_levels",
     "rate_kernel",
+    "rate_marks",
     "read_spike_model",
     "spike_rate",
 ]
@@ -60,6 +61,9 @@ CARD = "card.json"
 
 LEAST_SMOOTHING = 1.5
 """Rates are smoothed at least so much, in frames: less cannot be told from the noise."""
+
+MOST_CAUSAL = 1.0
+"""Smoothing of the causal kernel at most, s: of more its peak does not move, only its tail."""
 
 Floats = NDArray[np.float32]
 
@@ -79,8 +83,8 @@ class SpikeInferenceParameters(Parameters):
         What spikes are smoothed with: a Gaussian, or a kernel that begins at the spike and peaks
         after it, so that no rate comes before its cause. Cascade: causal_kernel.
     smoothing : float
-        Sd of the Gaussian, s; of the causal kernel half its mean delay. 0 for 50 ms, or 1.5 frames
-        where this is more. Cascade: smoothing.
+        Sd of the Gaussian, s; the mean delay of the causal kernel is twice this less one frame, and
+        this at most 1 s. 0 for 50 ms, or 1.5 frames where this is more. Cascade: smoothing.
     threshold : {"none", "non_negative", "one_spike"}
         What is set to 0: nothing; what is negative, which only networks of the published design
         give; or what is smaller than the peak of one smoothed spike over e. Cascade: threshold
@@ -96,6 +100,14 @@ class SpikeInferenceParameters(Parameters):
     smoothing: float = parameter(0.0, unit="s", minimum=0, maximum=5)
     threshold: Literal["none", "non_negative", "one_spike"] = "non_negative"
     edges: Literal["unknown", "padded"] = "unknown"
+
+    def check(self) -> None:
+        """Refuse a causal kernel that only has a longer tail."""
+        if self.kernel == "causal" and self.smoothing > MOST_CAUSAL:
+            raise InputError(
+                f"smoothing is {self.smoothing:g} s, of which a causal kernel only gets a longer "
+                f"tail; set it to at most {MOST_CAUSAL:g} s, or kernel to gaussian"
+            )
 
     @property
     def folder(self) -> Path:
@@ -211,7 +223,7 @@ def read_spike_model(parameters: SpikeInferenceParameters) -> SpikeModel:
         )
     try:
         return _read(folder, model_digest(folder))
-    except UNREADABLE as error:
+    except (*UNREADABLE, OverflowError) as error:
         raise InputError(
             f"model_file {folder} cannot be read ({type(error).__name__}: {error}); give a folder "
             "that napari-calcium train-spikes wrote"
@@ -233,15 +245,7 @@ def check_model(parameters: SpikeInferenceParameters, frame_rate: float) -> None
         As `read_spike_model`; or if the frame rate is none that the model is for, or it smooths
         otherwise than is wanted.
     """
-    model = read_spike_model(parameters)
-    low, high = model.frame_rates
-    if not model.serves(frame_rate):
-        serves = f"{low:g} Hz" if low == high else f"{low:g} to {high:g} Hz"
-        raise InputError(
-            f"frame_rate is {frame_rate:g} Hz and the model {model.name} is for {serves}; average "
-            "frames, or train a model with napari-calcium train-spikes --frame-rate "
-            f"{frame_rate:g}"
-        )
+    _check_frame_rate(read_spike_model(parameters), frame_rate)
     check_smoothing(parameters)
 
 
@@ -274,6 +278,28 @@ def rate_kernel(
     return taps(parameters.smoothing or model.smoothing(frame_rate), frame_rate)
 
 
+def rate_marks(
+    dff: NDArray[np.floating],
+    frame_rate: float,
+    model: SpikeModel,
+    parameters: SpikeInferenceParameters,
+) -> NDArray[np.uint8]:
+    """Return what speaks against the rates of some cells.
+
+    Parameters
+    ----------
+    dff, frame_rate, model, parameters
+        As for `spike_rate`.
+
+    Returns
+    -------
+    ndarray of uint8 (cell,)
+        See `guards.trace_marks`; UNKNOWN, too, where no frame is far enough from the ends of the
+        trace and from its unknown frames.
+    """
+    return trace_marks(dff, frame_rate, model.noise_levels, _margin(model, parameters))
+
+
 def spike_rate(
     dff: NDArray[np.floating],
     frame_rate: float,
@@ -302,6 +328,11 @@ def spike_rate(
         in the whole of a trace whose marks forbid it: see `guards.NO_RATE`. What is inferred of a
         cell is the same to the bit whatever other cells there are.
 
+    Raises
+    ------
+    InputError
+        If the frame rate is none that the model is for.
+
     References
     ----------
     .. [1] Rupprecht et al., Nature Neuroscience 2021, doi:10.1038/s41593-021-00895-5
@@ -315,15 +346,20 @@ def spike_rate(
     >>> abs(int(np.nanargmax(rate[0])) - 150) <= 2
     True
     """
+    _check_frame_rate(model, frame_rate)
     rate = np.full(np.shape(dff), np.nan, np.float32)
     kernel = rate_kernel(model, parameters, frame_rate)
+    one, margin = float(kernel.max()), _margin(model, parameters)
     if model.smooths:
         kernel = gaussian_kernel(_more_smoothing(model, parameters), frame_rate)
-    marks = trace_marks(dff, frame_rate, model.noise_levels)
+    marks = rate_marks(dff, frame_rate, model, parameters)
     for cell in np.flatnonzero((marks & int(NO_RATE)) == 0):
         trace = np.asarray(dff[cell], np.float64)
-        for run in _known(trace):
-            _infer(rate[cell, run], trace, run, frame_rate, model, kernel, parameters)
+        features = trace_features(np.where(np.isfinite(trace), trace, np.nan), frame_rate)
+        for run in _known(trace, 2 * margin + 1):
+            spikes = _smoothed(_spikes(trace[run], features, model), kernel, parameters)
+            inside = slice(margin, len(spikes) - margin)
+            rate[cell, run][inside] = _above(spikes, parameters, one)[inside] * frame_rate
     return rate
 
 
@@ -368,6 +404,7 @@ def infer_spikes(
         trace_marks,
         frame_rate,
         model.noise_levels,
+        _margin(model, parameters),
         drop_axis=1,
         dtype=np.uint8,
         meta=np.empty(0, np.uint8),
@@ -412,64 +449,96 @@ def _read(folder: Path, digest: str) -> SpikeModel:
     networks = tuple(read_network(file) for file in sorted(folder.glob("*.keras")))
     if not networks or len({type(one) for one in networks}) > 1:
         raise ValueError(f"{len(networks)} networks of one design")
+    members = card.get("training", {}).get("members", len(networks))
+    if members != len(networks):
+        raise ValueError(f"{len(networks)} of {members} networks")
     model = SpikeModel(str(card["name"]), card, networks)
-    _ = model.frame_rates, model.noise_levels, model.margin, model.smoothing(1.0), model.causal
+    _check_card(model)
     return model
 
 
-def _known(trace: NDArray[np.floating]) -> Iterator[slice]:
-    """Yield the runs of frames that are finite."""
+def _check_card(model: SpikeModel) -> None:
+    """Check that what a card says can be meant."""
+    (slow, fast), (low, high) = model.frame_rates, model.noise_levels
+    _ = model.causal
+    if not 0 < slow <= fast < np.inf:
+        raise ValueError(f"frame_rates are {slow:g} to {fast:g} Hz")
+    if not 0 <= low <= high < np.inf:
+        raise ValueError(f"noise_levels are {low:g} to {high:g}")
+    for name in ("margin", "smoothing"):
+        value = float(model.card[name])
+        if not 0 <= value < np.inf:
+            raise ValueError(f"{name} is {value:g}")
+
+
+def _check_frame_rate(model: SpikeModel, frame_rate: float) -> None:
+    """Refuse a frame rate that is none, or none that a model is for."""
+    if not 0 < frame_rate < np.inf:
+        raise InputError(f"frame_rate is {frame_rate:g} Hz; give the frames recorded per second")
+    low, high = model.frame_rates
+    if not model.serves(frame_rate):
+        serves = f"{low:g} Hz" if low == high else f"{low:g} to {high:g} Hz"
+        raise InputError(
+            f"frame_rate is {frame_rate:g} Hz and the model {model.name} is for {serves}; average "
+            "frames, or train a model with napari-calcium train-spikes --frame-rate "
+            f"{frame_rate:g}"
+        )
+
+
+def _margin(model: SpikeModel, parameters: SpikeInferenceParameters) -> int:
+    """Return of how many frames at both ends of a run no rate is given."""
+    return model.margin if parameters.edges == "unknown" else 0
+
+
+def _known(trace: NDArray[np.floating], shortest: int) -> Iterator[slice]:
+    """Yield the runs of frames that are finite, but those that are shorter."""
     known = np.concatenate(([False], np.isfinite(trace), [False]))
     edges = np.flatnonzero(known[1:] != known[:-1])
     for first, last in edges.reshape(-1, 2):
-        yield slice(int(first), int(last))
-
-
-def _infer(
-    rate: Floats,
-    trace: NDArray[np.float64],
-    run: slice,
-    frame_rate: float,
-    model: SpikeModel,
-    kernel: NDArray[np.float64],
-    parameters: SpikeInferenceParameters,
-) -> None:
-    """Write the rate of a run of known frames."""
-    n_frames = run.stop - run.start
-    if parameters.edges == "unknown" and n_frames <= 2 * model.margin:
-        return
-    spikes = _smoothed(_spikes(trace, run, frame_rate, model), kernel)
-    if parameters.threshold != "none":
-        np.maximum(spikes, 0, out=spikes)
-    if parameters.threshold == "one_spike":
-        one = rate_kernel(model, parameters, frame_rate).max()
-        spikes[spikes < one / np.e] = 0
-    inside = slice(0, n_frames)
-    if parameters.edges == "unknown":
-        inside = slice(model.margin, n_frames - model.margin)
-    rate[inside] = spikes[inside] * frame_rate
+        if last - first >= shortest:
+            yield slice(int(first), int(last))
 
 
 def _spikes(
-    trace: NDArray[np.float64], run: slice, frame_rate: float, model: SpikeModel
+    trace: NDArray[np.float64], features: Features, model: SpikeModel
 ) -> NDArray[np.float64]:
-    """Return spikes per frame, the mean of the networks."""
-    total = np.zeros(run.stop - run.start)
-    features = trace_features(np.where(np.isfinite(trace), trace, np.nan), frame_rate)
-    seen = channels(trace[run], features)
+    """Return spikes per frame of a run of known frames, the mean of the networks."""
+    total = np.zeros(len(trace))
+    seen = channels(trace, features)
     for network in model.networks:
         if isinstance(network, Conditioned):
             total += network(seen, features.values)
         else:
-            total += network(trace[run].astype(np.float32))
+            total += network(trace.astype(np.float32))
     return total / len(model.networks)
 
 
-def _smoothed(spikes: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Smooth, what is beyond the ends being as what is inside."""
+def _smoothed(
+    spikes: NDArray[np.float64],
+    kernel: NDArray[np.float64],
+    parameters: SpikeInferenceParameters,
+) -> NDArray[np.float64]:
+    """Smooth, what is beyond the ends being as what is inside; at rest before a padded causal one.
+
+    The first taps of a causal kernel are small: over their sum, a spike in the first frame would
+    count as several.
+    """
     if len(kernel) == 1:
         return spikes
-    return np.asarray(smooth(spikes, kernel) / smooth(np.ones_like(spikes), kernel))
+    weights = smooth(np.ones_like(spikes), kernel)
+    if parameters.kernel == "causal" and parameters.edges == "padded":
+        weights[: len(kernel) // 2] = 1
+    return np.asarray(smooth(spikes, kernel) / weights)
+
+
+def _above(
+    spikes: NDArray[np.float64], parameters: SpikeInferenceParameters, one: float
+) -> NDArray[np.float64]:
+    """Set to 0 what is to be, ``one`` being the peak of one smoothed spike."""
+    if parameters.threshold == "none":
+        return spikes
+    least = one / np.e if parameters.threshold == "one_spike" else 0
+    return np.where(spikes < least, 0, spikes)
 
 
 def _more_smoothing(model: SpikeModel, parameters: SpikeInferenceParameters) -> float:

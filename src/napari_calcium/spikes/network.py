@@ -34,6 +34,9 @@ BEFORE, AFTER = 32, 31
 
 CHANNELS = 32
 FIRST_TAPS = 9
+MIXED = 4
+"""Sets of filters of which the first convolution is mixed, for each trace by its statistics."""
+
 TAPS = 5
 DILATIONS = (1, 2, 4, 8, 16, 32)
 HIDDEN = 32
@@ -47,8 +50,9 @@ def build_conditioned(
 ) -> Any:
     """Return a new network for any frame rate and noise, as a Keras model.
 
-    Convolutions over the trace, each reaching twice as far as the one before and added to it; what
-    each sees is scaled and shifted by what the statistics of the whole trace say.
+    Convolutions over the trace, each reaching twice as far as the one before and added to it. The
+    statistics of the whole trace say of which filters the first is mixed, and how what the others
+    see is scaled and shifted.
 
     Parameters
     ----------
@@ -85,7 +89,18 @@ def build_conditioned(
         moved = layers.Add(name=f"moved_{name}")([values, scaled, shift])
         return layers.ReLU(name=f"adapted_{name}")(moved)
 
-    values = layers.Conv1D(channels, FIRST_TAPS, padding="same", name="first")(trace)
+    parts = []
+    for k in range(MIXED):
+        part = layers.Conv1D(channels, FIRST_TAPS, padding="same", name=f"first_{k}")(trace)
+        share = layers.Dense(
+            channels,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.05),
+            bias_initializer=keras.initializers.Constant(0.5),
+            name=f"share_{k}",
+        )(told)
+        share = layers.Reshape((1, channels), name=f"share_{k}_everywhere")(share)
+        parts.append(layers.Multiply(name=f"shared_{k}")([part, share]))
+    values = layers.Add(name="mixed")(parts)
     for i, dilation in enumerate(dilations):
         seen = layers.Conv1D(
             channels,

@@ -99,7 +99,8 @@ def add_noise(dff: ArrayLike, frame_rate: float, level: float, random: Generator
     -------
     ndarray (time,) or None
         The noisy trace, its level within 1 % of what is wanted wherever it has hundreds of frames;
-        None where the trace is noisier than that to begin with.
+        None where the trace is noisier than that to begin with, or stays below the level with
+        twice the noise that white noise of it has, as where nearly half of the frames are black.
 
     Examples
     --------
@@ -118,7 +119,9 @@ def add_noise(dff: ArrayLike, frame_rate: float, level: float, random: Generator
     for _ in range(ROUNDS):
         sizes = np.linspace(low, high, SIZES)
         levels = np.array([noise_level(trace + size * white, frame_rate) for size in sizes])
-        past = int(np.argmax(levels >= level)) if (levels >= level).any() else SIZES - 1
+        if not (levels >= level).any():
+            return None
+        past = int(np.argmax(levels >= level))
         low, high = sizes[max(past - 1, 0)], sizes[past]
         share = _share(level, levels[max(past - 1, 0)], levels[past])
     return np.asarray(trace + (low + share * (high - low)) * white)

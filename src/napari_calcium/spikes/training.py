@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from napari_calcium.errors import InputError
 from napari_calcium.keras_models import import_keras, save_model
+from napari_calcium.spikes import features, network
 from napari_calcium.spikes.benchmark import Condition, score_dataset
 from napari_calcium.spikes.examples import FRAMES, Library, SpikeTrainingParameters, draw_segments
 from napari_calcium.spikes.forward import network_of
@@ -34,7 +35,7 @@ from napari_calcium.spikes.inference import (
 )
 from napari_calcium.spikes.network import AFTER, BEFORE, build_conditioned, build_published
 
-__all__ = ["n_rounds", "train_member", "train_model"]
+__all__ = ["design_numbers", "make_folder", "n_rounds", "train_member", "train_model"]
 
 SETTINGS = "training.json"
 """File in the folder of a model that is being trained; then its card takes its place."""
@@ -95,7 +96,8 @@ def train_model(
     Raises
     ------
     InputError
-        If Keras cannot be imported, the folder holds another training, or no recording can be used.
+        If Keras cannot be imported, the folder cannot be made or holds another training, or no
+        recording can be used.
     """
     folder = Path(folder).expanduser()
     import_keras(fast=True)
@@ -111,21 +113,58 @@ def train_model(
     finished = (folder / CARD).is_file()
     validation = _validation(folder)
     for number in range(parameters.members):
+        path = folder / f"member_{number}.keras"
         judged = train_member(
             library,
             parameters,
-            folder / f"member_{number}.keras",
+            path,
             number,
             None if progress is None else _later(progress, number * rounds, parameters),
             judge,
         )
-        if judged and not finished:
+        if judged and not finished and len(validation) <= number:
             validation.append([round(value, 4) for value in judged])
             _write(folder / SETTINGS, {**card, "validation": validation})
+        _unfinished(path).unlink(missing_ok=True)
     if not finished:
         _write(folder / CARD, {**card, "validation": validation})
-        (folder / SETTINGS).unlink()
+    (folder / SETTINGS).unlink(missing_ok=True)
     return read_spike_model(SpikeInferenceParameters(model_file=str(folder)))
+
+
+def design_numbers(design: str) -> dict[str, Any]:
+    """Return what a network of a design is made with: where a number changes it is another network.
+
+    Parameters
+    ----------
+    design : {"conditioned", "published"}
+        The published one does not change, and there is nothing to say of it.
+
+    Examples
+    --------
+    >>> design_numbers("conditioned")["N_FEATURES"]
+    28
+    """
+    modules = (network, features) if design == "conditioned" else ()
+    return {
+        name: value for module in modules for name, value in vars(module).items() if name.isupper()
+    }
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those it is in, unless it is there.
+
+    Raises
+    ------
+    InputError
+        If it cannot be made, as where there is a file of that name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the folder {folder} cannot be made ({error.strerror}); name another folder"
+        ) from error
 
 
 def n_rounds(parameters: SpikeTrainingParameters) -> int:
@@ -155,8 +194,9 @@ def _card(
         "design": parameters.design,
         "frame_rates": list(parameters.frame_rates),
         "noise_levels": list(parameters.noise_levels),
-        "smoothing": parameters.smoothing,
+        "smoothing": parameters.smoothing_used,
         "causal": parameters.causal,
+        "network": design_numbers(parameters.design),
         "margin": BEFORE if parameters.design == "published" else MARGIN,
         "data": [_content(dataset) for dataset in datasets],
         "held_out": [dataset.name for dataset in held_out],
@@ -181,22 +221,34 @@ def _claim(folder: Path, card: Mapping[str, Any]) -> None:
     plain = json.loads(json.dumps(card))
     for name in (CARD, SETTINGS):
         if (folder / name).is_file():
-            there = json.loads((folder / name).read_text("utf-8"))
-            if any(there.get(key) != plain[key] for key in ("data", "held_out", "training")):
+            there = _said(folder / name)
+            same = all(there.get(key) == plain[key] for key in ("data", "held_out", "training"))
+            if not same or there.get("network", plain["network"]) != plain["network"]:
                 raise InputError(
-                    f"{folder} holds a model of other datasets or settings; name another folder"
+                    f"{folder} holds a model of other datasets, settings or design; name another "
+                    "folder"
                 )
             return
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no model; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _write(folder / SETTINGS, plain)
 
 
 def _validation(folder: Path) -> list[list[float]]:
     """Return what was said of the networks that were finished before an interruption."""
     path = folder / SETTINGS
-    return json.loads(path.read_text("utf-8")).get("validation", []) if path.is_file() else []
+    return list(_said(path).get("validation", [])) if path.is_file() else []
+
+
+def _said(path: Path) -> dict[str, Any]:
+    """Return what the card of a model says, or that of one that is being trained."""
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); name another folder"
+        ) from error
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
@@ -222,8 +274,8 @@ def _judge(card: dict[str, Any], held_out: Sequence[Dataset]) -> Callable[[Any],
             f"{condition.noise:g} % per root Hz; hold others out"
         )
 
-    def judge(network: Any) -> float:
-        model = SpikeModel("", card, (network_of(network),))
+    def judge(trained: Any) -> float:
+        model = SpikeModel("", card, (network_of(trained),))
 
         def infer(dff: Floats, frame_rate: float) -> NDArray[np.floating]:
             return np.asarray(spike_rate(dff[None], frame_rate, model, chosen)[0] / frame_rate)
@@ -254,8 +306,9 @@ def train_member(
 ) -> list[float]:
     """Train one network of an ensemble and write it; where it was interrupted it goes on.
 
-    What is reached is kept beside the file after every round, and removed when the network is
-    written; with it, the result is the same as that of a training without interruption.
+    What is reached is kept beside the file after every round, in NAME.unfinished.npz; with it, the
+    result is the same as that of a training without interruption. It is there still when the
+    network is written, with what `judge` said of it, until `train_model` has stored that.
 
     Parameters
     ----------
@@ -276,14 +329,14 @@ def train_member(
     Returns
     -------
     list of float
-        What `judge` said, one for each round.
+        What `judge` said, one for each round; of a network that is there, if it is still kept.
     """
+    kept = _unfinished(path)
     if path.is_file():
-        return []
+        return _State.judgements(kept) if kept.is_file() else []
     steps, rounds = _n_steps(parameters), n_rounds(parameters)
     per_round = PASSES * SEGMENTS // BATCH
     model = _compiled(parameters, parameters.seed + number, steps)
-    kept = path.with_suffix(".unfinished.npz")
     state = _State.load(kept, model) if kept.is_file() else _State()
     while state.done < rounds:
         if progress is not None:
@@ -304,10 +357,14 @@ def train_member(
     if state.best:
         model.set_weights(state.best)
     _written(model, parameters, path)
-    kept.unlink(missing_ok=True)
     if progress is not None:
         progress(rounds, rounds)
     return state.judged
+
+
+def _unfinished(path: Path) -> Path:
+    """Return the file in which is kept how far the training of a network is."""
+    return path.with_suffix(".unfinished.npz")
 
 
 @dataclass
@@ -335,6 +392,12 @@ class _State:
         target = path.with_suffix(".tmp.npz")
         np.savez(target, **arrays)
         os.replace(target, path)
+
+    @staticmethod
+    def judgements(path: Path) -> list[float]:
+        """Return what was said of the network."""
+        with np.load(path, allow_pickle=False) as file:
+            return list(file["judged"].tolist())
 
     @classmethod
     def load(cls, path: Path, model: Any) -> _State:
@@ -392,9 +455,9 @@ def _loss(parameters: SpikeTrainingParameters) -> Callable[[Any, Any], Any]:
     if parameters.design == "conditioned":
         taps = gaussian_kernel(parameters.smoothing_frames, 1.0)
     elif parameters.causal:
-        taps = causal_kernel(parameters.smoothing, parameters.frame_rate)[::-1]
+        taps = causal_kernel(parameters.smoothing_used, parameters.frame_rate)[::-1]
     else:
-        taps = gaussian_kernel(parameters.smoothing, parameters.frame_rate)
+        taps = gaussian_kernel(parameters.smoothing_used, parameters.frame_rate)
     kernel = taps.astype(np.float32)[:, None, None]
     return conditioned if parameters.design == "conditioned" else published
 
