@@ -16,6 +16,7 @@ from napari_calcium.errors import InputError
 from napari_calcium.keras_models import import_keras
 from napari_calcium.spikes import training as module
 from napari_calcium.spikes.examples import FRAMES, Library, SpikeTrainingParameters
+from napari_calcium.spikes.features import N_PLAIN, channels, trace_features
 from napari_calcium.spikes.forward import network_of, read_network
 from napari_calcium.spikes.ground_truth import (
     Dataset,
@@ -128,6 +129,22 @@ def test_an_interrupted_training_goes_on(
     assert np.shape(parts.card["validation"]) == (2, 3)
     files = ["card.json", "member_0.keras", "member_1.keras"]
     assert sorted(file.name for file in folder.iterdir()) == files
+
+
+@pytest.mark.usefixtures("small")
+def test_every_second_network_is_told_less(datasets: Sequence[Dataset], tmp_path: Path) -> None:
+    """It does not depend on the other statistics, to the bit; the rest do."""
+    model = train_model(tmp_path / "model", datasets, parameters(rounds=2, members=3))
+    dff = datasets[0].recordings[0].dff
+    features = trace_features(dff, datasets[0].frame_rate)
+    trace, told = channels(dff, features), features.values
+    plain, others = told.copy(), told.copy()
+    others[N_PLAIN:] += 0.1
+    plain[:N_PLAIN] += 0.1
+    for number, network in enumerate(model.networks):
+        same = np.array_equal(network(trace, told), network(trace, others))
+        assert same == (number == 1)
+        assert not np.array_equal(network(trace, told), network(trace, plain))
 
 
 @pytest.mark.usefixtures("small")

@@ -35,6 +35,9 @@ STEEP = 2.5
 
 N_FEATURES = 4 + len(LAGS) + 4 + 3 + len(AROUND) + 2
 
+N_PLAIN = 4
+"""The first statistics, which say little of the indicator: frame rate, noise, and variances."""
+
 LEAST_NOISE = 1e-4
 """Noise of a trace is taken to be at least so large, as a fraction."""
 

@@ -336,7 +336,7 @@ def train_member(
         return _State.judgements(kept) if kept.is_file() else []
     steps, rounds = _n_steps(parameters), n_rounds(parameters)
     per_round = PASSES * SEGMENTS // BATCH
-    model = _compiled(parameters, parameters.seed + number, steps)
+    model = _compiled(parameters, number, steps)
     state = _State.load(kept, model) if kept.is_file() else _State()
     while state.done < rounds:
         if progress is not None:
@@ -420,17 +420,31 @@ def _batches(n_segments: int, n_steps: int, random: Generator) -> Iterator[NDArr
         yield np.take(order, np.arange(step * BATCH, (step + 1) * BATCH), mode="wrap")
 
 
-def _compiled(parameters: SpikeTrainingParameters, seed: int, steps: int) -> Any:
-    """Return a new network ready for training, all its random numbers from a seed."""
+def _compiled(parameters: SpikeTrainingParameters, number: int, steps: int) -> Any:
+    """Return a new network ready for training, all its random numbers from its seed."""
     keras = import_keras(fast=True)
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(parameters.seed + number)
     conditioned = parameters.design == "conditioned"
     model = build_conditioned() if conditioned else build_published()
+    if conditioned and number % 2:
+        _tell_less(model)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY, clipnorm=1.0)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer, _loss(parameters), jit_compile=False)
     return model
+
+
+def _tell_less(model: Any) -> None:
+    """Have a network learn without the statistics that tell one indicator from another.
+
+    It does worse where an indicator is known and better where it is not; so every second network of
+    an ensemble is such a one.
+    """
+    kernel = model.get_layer("told_0").kernel
+    plain = np.arange(kernel.shape[0])[:, None] < features.N_PLAIN
+    kernel.constraint = lambda weights: weights * plain.astype(np.float32)
+    kernel.assign(kernel.constraint(kernel))
 
 
 def _loss(parameters: SpikeTrainingParameters) -> Callable[[Any, Any], Any]:
