@@ -369,7 +369,7 @@ def test_a_cell_that_was_not_decided_has_no_scores(card: CellCard) -> None:
         (
             np.nan,
             "too short or constant",
-            "Noise level of dF/F not known; spike rate: trace too short",
+            "Noise level of dF/F not known; spike rate: too short or constant",
         ),
     ],
 )
