@@ -592,6 +592,7 @@ def test_shipped_models_say_what_they_are(name: str) -> None:
     assert chosen.shipped() == {"spike_model": model_digest(SHIPPED[name])}
     assert chosen.files() == ()
     assert model.card["data"]
+    assert all(0 < one["correlation"] < 1 for one in model.card["figures"]["medians"])
     assert read_spike_model(chosen) is model
 
 
