@@ -275,7 +275,9 @@ def _convolve(values: Floats, kernel: Floats, dilation: int = 1, padded: bool = 
     taps, n_channels, n_filters = kernel.shape
     reach = dilation * (taps - 1)
     if padded:
-        values = np.pad(values, ((reach // 2, reach - reach // 2), (0, 0)))
+        inside = values
+        values = np.zeros((len(inside) + reach, n_channels), np.float32)
+        values[reach // 2 : reach // 2 + len(inside)] = inside
     n_frames = len(values) - reach
     table = kernel.reshape(taps * n_channels, n_filters)
     found = np.empty((n_frames, n_filters), np.float32)
