@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-__all__ = ["InputError"]
+import zipfile
+import zlib
+
+__all__ = ["UNREADABLE", "InputError"]
+
+UNREADABLE = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What libraries raise that read a file of another kind, or a damaged one; some raise more."""
 
 
 class InputError(ValueError):

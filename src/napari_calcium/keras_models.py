@@ -9,28 +9,13 @@ import os
 import sys
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from napari_calcium.errors import InputError
 
-__all__ = ["UNREADABLE", "import_keras", "save_model"]
-
-UNREADABLE = (
-    AttributeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What reading a file that is no model, or a damaged one, can raise."""
+__all__ = ["import_keras", "save_model"]
 
 NOISE = (b"absl::InitializeLog", b"cudart_stub.cc", b"port.cc:", b"cpu_feature_guard.cc")
 """What lines hold that TensorFlow writes when it is imported, whatever its log level."""

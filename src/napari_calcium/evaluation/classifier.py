@@ -19,12 +19,12 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from napari_calcium.errors import InputError
+from napari_calcium.errors import UNREADABLE, InputError
 from napari_calcium.evaluation.crops import SIDE, footprint_crops
 from napari_calcium.evaluation.forward import Forward, UnknownLayerError, read_forward
 from napari_calcium.evaluation.network import ask
 from napari_calcium.footprints import at_border
-from napari_calcium.keras_models import UNREADABLE, import_keras
+from napari_calcium.keras_models import import_keras
 
 __all__ = ["SHIPPED", "check_classifier", "cnn_probability", "model_digest"]
 

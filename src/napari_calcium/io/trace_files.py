@@ -7,7 +7,6 @@ import io
 import math
 import re
 import tokenize
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import scipy.io
 from numpy.typing import NDArray
 from scipy.io.matlab import MatReadError
 
-from napari_calcium.errors import InputError
+from napari_calcium.errors import UNREADABLE, InputError
 
 __all__ = [
     "KNOWN_NAMES",
@@ -58,21 +57,7 @@ OWN_HEADING = re.compile(r" dff \(fraction\)$")
 NUMERIC = ("double", "single", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 """Classes of MATLAB whose values are numbers."""
 
-UNREADABLE = (
-    AttributeError,
-    EOFError,
-    LookupError,
-    MatReadError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    csv.Error,
-    tokenize.TokenError,
-    zlib.error,
-)
+DAMAGED = (*UNREADABLE, MatReadError, MemoryError, csv.Error, tokenize.TokenError)
 """What reading a file of another kind, or a damaged one, can raise."""
 
 WRITTEN = (".npy", ".csv", ".mat", ".npz")
@@ -173,7 +158,7 @@ def read_traces(
         table = reader()
     except InputError:
         raise
-    except UNREADABLE as error:
+    except DAMAGED as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
             f"{path} cannot be read ({why}); give a whole file of numbers, not pickled"

@@ -25,6 +25,7 @@ __all__ = [
     "RATES",
     "SCORES",
     "Decided",
+    "digest_of_these_cells",
     "label_colormap",
     "label_colours",
     "of_these_cells",
@@ -191,6 +192,12 @@ def of_these_cells(session: Session, group: str) -> bool:
         return same and of_these_cells(session, CHANGE)
     cells = session.record("source_extraction")
     return cells is not None and record.inputs.get("source_extraction") == cells.digest
+
+
+def digest_of_these_cells(session: Session, group: str) -> str:
+    """Return what identifies a stage's results of the cells held now; empty if there are none."""
+    record = session.record(group)
+    return record.digest if record and of_these_cells(session, group) else ""
 
 
 def label_colours(labels: NDArray[np.integer], colours: Colours) -> Colours:

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QLabel, QSizePolicy, QVBoxLayout
 
 from napari_calcium.io.export import KINDS
 from napari_calcium.io.session import Session
-from napari_calcium.napari.decided import RATES, of_these_cells
+from napari_calcium.napari.decided import RATES, digest_of_these_cells
 from napari_calcium.napari.decisions import Decisions, decisions_of, single_shot
 from napari_calcium.napari.docking import CellDock, TimeDock
 from napari_calcium.napari.following import CellLayers
@@ -418,7 +418,8 @@ def _pointer() -> Any:
 
 def _source(path: str) -> tuple[str, float]:
     """Return what identifies the rates of a session's cells, empty where there are none, and Hz."""
-    if not Session.is_session(path) or not of_these_cells(Session(path), RATES):
+    if not Session.is_session(path):
         return "", 0.0
-    record, movie = (Session(path).record(group) for group in (RATES, "movie"))
-    return (record.digest, Session(path).frame_rate) if record and movie else ("", 0.0)
+    session = Session(path)
+    digest = digest_of_these_cells(session, RATES)
+    return (digest, session.frame_rate) if digest and session.record("movie") else ("", 0.0)

@@ -13,7 +13,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from napari_calcium.io.session import Session
-from napari_calcium.napari.decided import CHANGE, RATES, of_these_cells
+from napari_calcium.napari.decided import CHANGE, RATES, digest_of_these_cells
 from napari_calcium.napari.decisions import single_shot
 from napari_calcium.napari.layers import session_name
 from napari_calcium.napari.noise_histogram import NoiseHistogram
@@ -225,9 +225,6 @@ def _digests(path: str) -> tuple[str, str, str]:
     if not Session.is_session(path):
         return "", "", ""
     session = Session(path)
-    movie, change, rates = (session.record(group) for group in ("movie", CHANGE, RATES))
-    return (
-        movie.digest if movie else "",
-        change.digest if change and of_these_cells(session, CHANGE) else "",
-        rates.digest if rates and of_these_cells(session, RATES) else "",
-    )
+    movie = session.record("movie")
+    change, rates = (digest_of_these_cells(session, group) for group in (CHANGE, RATES))
+    return movie.digest if movie else "", change, rates

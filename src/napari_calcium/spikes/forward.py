@@ -68,10 +68,11 @@ class Conditioned:
         ndarray of float32 (time,)
         """
         told = self._told(features)
+        first_layer = self._first(told)
         reach, found = self.reach, np.empty(len(trace), np.float32)
         for start in range(0, len(trace), STRETCH):
             first, stop = max(0, start - reach), min(start + STRETCH, len(trace))
-            spikes = self._stretch(trace[first : stop + reach], told)
+            spikes = self._stretch(trace[first : stop + reach], first_layer, told)
             found[start:stop] = spikes[start - first : stop - first]
         return found
 
@@ -99,10 +100,9 @@ class Conditioned:
         biases = [bias * share for (_, bias), share in zip(parts, shares, strict=True)]
         return np.sum(kernels, axis=0), np.sum(biases, axis=0)
 
-    def _stretch(self, trace: Floats, told: Mapping[str, Floats]) -> Floats:
+    def _stretch(self, trace: Floats, first: Layer, told: Mapping[str, Floats]) -> Floats:
         """Return the spikes of a stretch of the trace, as if there were nothing beyond."""
-        kernel, bias = self._first(told)
-        values = _add_bias(_convolve(trace, kernel), bias)
+        values = _add_bias(_convolve(trace, first[0]), first[1])
         adapted, mixed = np.empty_like(values), np.empty_like(values)
         for i, dilation in enumerate(self.dilations):
             _adapt(values, told[f"scale_{i}"], told[f"shift_{i}"], adapted)

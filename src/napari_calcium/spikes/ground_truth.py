@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.io.matlab import MatReadError
 from scipy.stats import invgauss
 
-from napari_calcium.errors import InputError
+from napari_calcium.errors import UNREADABLE, InputError
 
 __all__ = [
     "Dataset",
@@ -50,21 +49,6 @@ GAP = 1.5
 
 SHARED_TRACES = {"DS01-OGB1-m-V1": (4, 5)}
 """Neurons of an .npz file that share one trace with another, counted from 1: left out."""
-
-UNREADABLE = (
-    AttributeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    MatReadError,
-    NotImplementedError,
-    OSError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What reading a file of another kind, or a damaged one, can raise."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +120,7 @@ class Dataset:
         """Median frame rate of the recordings, Hz."""
         return float(np.median([one.frame_rate for one in self.recordings]))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """What tells it from a dataset of other recordings, in whatever they differ."""
         found = hashlib.sha256()
@@ -200,7 +184,7 @@ def read_dataset(path: str | Path) -> Dataset:
         raise InputError(f"the dataset {path} does not exist; give a .npz file or a folder of .mat")
     try:
         dataset = _read_npz(path) if path.suffix == ".npz" else _read_mat(path)
-    except UNREADABLE as error:
+    except (*UNREADABLE, MatReadError) as error:
         raise InputError(
             f"{path} holds no ground truth ({type(error).__name__}: {error}); give a .npz file or "
             "a folder of .mat files with CAttached"

@@ -19,8 +19,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_calcium.errors import InputError
-from napari_calcium.keras_models import UNREADABLE
+from napari_calcium.errors import UNREADABLE, InputError
 from napari_calcium.parameters import Parameters, parameter
 from napari_calcium.spikes.features import Features, channels, trace_features
 from napari_calcium.spikes.forward import Conditioned, Published, read_network
@@ -223,7 +222,7 @@ def read_spike_model(parameters: SpikeInferenceParameters) -> SpikeModel:
         )
     try:
         return _read(folder, model_digest(folder))
-    except (*UNREADABLE, OverflowError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"model_file {folder} cannot be read ({type(error).__name__}: {error}); give a folder "
             "that napari-calcium train-spikes wrote"
